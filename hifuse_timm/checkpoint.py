@@ -1,0 +1,288 @@
+"""Weights from files: reading checkpoints safely, telling what is in them, and the authors' layout into ours."""
+
+import argparse
+import pickle
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+
+__all__ = ["Architecture", "checkpoint_filter_fn", "convert_state_dict", "read_checkpoint"]
+
+# Where a checkpoint keeps its weights: timm's train.py under state_dict, the authors' training code under net.
+_WRAPPERS = ("state_dict", "model", "net")
+_EMA_WRAPPERS = ("state_dict_ema", "model_ema")
+# What DistributedDataParallel and torch.compile put before every key.
+_PREFIXES = ("module.", "_orig_mod.")
+
+# Blocks per stage of the variants, which share widths and heads (Section 3.2 and Table 1).
+_VARIANT_DEPTHS = {"hifuse_tiny": (2, 2, 2, 2), "hifuse_small": (2, 2, 6, 2), "hifuse_base": (2, 2, 18, 2)}
+_VARIANT_DIMS = (96, 192, 384, 768)
+
+# The authors' keys of stage {i}, {n} = {i} + 1, and ours behind "stages.{i}."; those that are not here never run.
+_STAGE_RULES = (
+    (r"downsample_layers\.{i}\.", "local_downsample."),
+    (r"stages\.{i}\.(\d+)\.dwconv\.", r"local_blocks.\1.conv_dw."),
+    (r"stages\.{i}\.(\d+)\.norm\.", r"local_blocks.\1.norm."),
+    (r"stages\.{i}\.(\d+)\.pwconv\.", r"local_blocks.\1.fc."),
+    (r"layers{n}\.downsample\.", "global_downsample."),
+    (r"layers{n}\.blocks\.(\d+)\.norm1\.", r"global_blocks.\1.norm."),
+    (r"layers{n}\.blocks\.(\d+)\.attn\.", r"global_blocks.\1.attn."),
+    (r"layers{n}\.blocks\.(\d+)\.fc1\.", r"global_blocks.\1.fc."),
+    (r"fu{n}\.spatial\.", "fusion.spatial_attn.conv."),
+    (r"fu{n}\.se\.0\.", "fusion.channel_attn.fc1."),
+    (r"fu{n}\.se\.2\.", "fusion.channel_attn.fc2."),
+    (r"fu{n}\.W_l\.", "fusion.local_proj."),
+    (r"fu{n}\.W_g\.", "fusion.global_proj."),
+    (r"fu{n}\.norm3\.", "fusion.irmlp.norm."),
+    (r"fu{n}\.residual\.conv1\.conv\.", "fusion.irmlp.conv."),
+    (r"fu{n}\.residual\.bn1\.", "fusion.irmlp.bn."),
+    (r"fu{n}\.residual\.conv2\.conv\.", "fusion.irmlp.fc1."),
+    (r"fu{n}\.residual\.conv3\.", "fusion.irmlp.fc2."),
+)
+# The first HFF block fuses two maps, through W and norm2; the others three, through W3 and norm1, and Updim.
+_FIRST_STAGE_RULES = ((r"fu{n}\.W\.", "fusion.fuse_proj."), (r"fu{n}\.norm2\.", "fusion.norm."))
+_NEXT_STAGE_RULES = (
+    (r"fu{n}\.W3\.", "fusion.fuse_proj."),
+    (r"fu{n}\.norm1\.", "fusion.norm."),
+    (r"fu{n}\.Updim\.", "fusion.previous_proj.0."),
+)
+_RULES = (
+    (r"downsample_layers\.0\.", "local_stem."),
+    (r"patch_embed\.proj\.", "global_stem.0."),
+    (r"patch_embed\.norm\.", "global_stem.1."),
+    (r"conv_norm\.", "head.norm."),
+    (r"conv_head\.", "head.fc."),
+)
+# Made at construction in our network, kept in the authors' checkpoints.
+_BUFFERS = ("attn.relative_position_index", "attn_mask")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a state dict in our layout says of its network."""
+
+    dims: tuple[int, ...]
+    local_depths: tuple[int, ...]
+    global_depths: tuple[int, ...]
+    dense: bool
+    in_chans: int
+    num_classes: int | None
+
+    @classmethod
+    def of(cls, state_dict: dict[str, torch.Tensor]) -> "Architecture":
+        """Read the architecture off the shapes of a state dict in our layout.
+
+        Raises:
+            ValueError: If the state dict is not one of HiFuse.
+        """
+        dims, local_depths, global_depths = [], [], []
+        while (key := f"stages.{len(dims)}.fusion.irmlp.conv.weight") in state_dict:
+            dims.append(state_dict[key].shape[0] // 3)
+            for branch, depths in (("local", local_depths), ("global", global_depths)):
+                pattern = re.compile(rf"stages\.{len(dims) - 1}\.{branch}_blocks\.(\d+)\.fc\.weight")
+                depths.append(sum(pattern.fullmatch(k) is not None for k in state_dict))
+        if not dims or "local_stem.0.weight" not in state_dict:
+            raise ValueError(f"the weights are not those of a HiFuse: their keys are {_sample(state_dict)}")
+        head = state_dict.get("head.fc.weight")
+        return cls(
+            dims=tuple(dims),
+            local_depths=tuple(local_depths),
+            global_depths=tuple(global_depths),
+            dense=state_dict["stages.0.fusion.irmlp.conv.weight"].shape[1] > 1,
+            in_chans=state_dict["local_stem.0.weight"].shape[1],
+            num_classes=None if head is None else head.shape[0],
+        )
+
+    @property
+    def variant(self) -> str | None:
+        """Name of the registered variant of these widths and depths, None where there is none."""
+        for name, depths in _VARIANT_DEPTHS.items():
+            if self.dims == _VARIANT_DIMS and self.local_depths == self.global_depths == depths:
+                return name + ("_dense" if self.dense else "")
+        return None
+
+    def __str__(self) -> str:
+        kind = "dense" if self.dense else "depthwise"
+        layout = f"dims {self.dims}, depths {self.local_depths} local and {self.global_depths} global, {kind} IRMLP"
+        return f"{self.variant} ({kind} IRMLP)" if self.variant else f"a HiFuse of {layout}"
+
+
+def read_checkpoint(path: str | Path, use_ema: bool = False) -> dict[str, torch.Tensor]:
+    """Read the weights of a checkpoint file, in whatever layout they are.
+
+    Reads safetensors, and pickles with nothing in them but tensors, plain Python values and the argparse.Namespace
+    of timm's train.py; unwraps `state_dict`, `model` and `net`, and takes `module.` and `_orig_mod.` off the keys.
+
+    Args:
+        path: The file; safetensors by its ending, otherwise a pickle made by torch.save.
+        use_ema: Whether to take the averaged weights that train.py keeps beside the trained ones.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is truncated, needs any other pickled global, holds no weights, no averaged weights
+            where they are asked for, or something that is no tensor among its weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist or is not a file")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    wrappers = _EMA_WRAPPERS if use_ema else _WRAPPERS
+    state_dict = next((content[key] for key in wrappers if isinstance(content.get(key), dict)), None)
+    if state_dict is None:
+        if use_ema:
+            raise ValueError(f"checkpoint {path} holds no averaged (EMA) weights: its keys are {_sample(content)}")
+        state_dict = content
+    state_dict = {_strip_prefixes(key): value for key, value in state_dict.items()}
+    others = {key: type(value).__name__ for key, value in state_dict.items() if not isinstance(value, torch.Tensor)}
+    if others or not state_dict:
+        found = ", ".join(f"{key} is a {kind}" for key, kind in list(others.items())[:3]) or "it is empty"
+        raise ValueError(
+            f"checkpoint {path} is no state dict of tensors: {found}; expected tensors, bare or under one of "
+            f"{', '.join(_WRAPPERS)}"
+        )
+    return state_dict
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as e:
+        raise ValueError(
+            f"checkpoint {path} is no whole safetensors file ({e}); it may be truncated: copy or download it again"
+        ) from e
+
+
+def _read_pickle(path: Path) -> dict:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as e:
+        unsafe = _unsafe_globals(path)
+        if unsafe:
+            raise ValueError(
+                f"checkpoint {path} needs {', '.join(unsafe)} to be unpickled, which can run code and is refused; "
+                "save its state_dict() alone, with torch.save or as safetensors"
+            ) from e
+        raise ValueError(f"checkpoint {path} is neither safetensors nor a file of torch.save, or is damaged") from e
+    except (RuntimeError, EOFError, OSError) as e:
+        raise ValueError(
+            f"checkpoint {path} cannot be read ({str(e).splitlines()[0]}); it may be truncated: copy or download it "
+            "again"
+        ) from e
+    if not isinstance(content, dict):
+        raise ValueError(f"checkpoint {path} holds a {type(content).__name__}, expected a state dict")
+    return content
+
+
+def _unsafe_globals(path: Path) -> list[str]:
+    try:
+        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # whatever a damaged file does to the parser
+        return []
+    return sorted(set(found) - {"argparse.Namespace"})
+
+
+def _strip_prefixes(key: str) -> str:
+    while key.startswith(_PREFIXES):
+        key = key.partition(".")[2]
+    return key
+
+
+def _sample(keys) -> str:
+    keys = [str(key) for key in keys]
+    return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+
+
+def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Turn the weights of the authors' code into our layout; weights in our layout pass unchanged.
+
+    Args:
+        state_dict: The weights, as `read_checkpoint` gives them.
+
+    Returns:
+        The weights in our layout, and those that were dropped: the parameters that never run in the released network,
+        and buffers that ours makes itself.
+
+    Raises:
+        ValueError: If the weights are neither ours nor the authors'.
+    """
+    state_dict = {k: v for k, v in state_dict.items() if not k.endswith(_BUFFERS) or k.startswith("layers")}
+    if "global_stem.0.weight" in state_dict:
+        return state_dict, {}
+    if "patch_embed.proj.weight" not in state_dict or "fu1.residual.conv1.conv.weight" not in state_dict:
+        raise ValueError(f"the weights are not those of a HiFuse: their keys are {_sample(state_dict)}")
+    num_stages = sum(re.fullmatch(r"fu\d+\.residual\.conv1\.conv\.weight", key) is not None for key in state_dict)
+    rules = [(re.compile(pattern), ours) for pattern, ours in _RULES]
+    for i in range(num_stages):
+        for pattern, ours in _STAGE_RULES + (_NEXT_STAGE_RULES if i else _FIRST_STAGE_RULES):
+            pattern = pattern.replace("{i}", str(i)).replace("{n}", str(i + 1))
+            rules.append((re.compile(pattern), f"stages.{i}.{ours}"))
+
+    converted, dropped = {}, {}
+    for key, value in state_dict.items():
+        ours = next((pattern.sub(ours, key) for pattern, ours in rules if pattern.match(key)), None)
+        if ours is None or key.endswith(_BUFFERS):
+            dropped[key] = value
+        else:
+            converted[ours] = value
+    return converted, dropped
+
+
+def checkpoint_filter_fn(state_dict: dict, model: nn.Module) -> dict[str, torch.Tensor]:
+    """Make a checkpoint fit the model: unwrapped, in our layout, and of the model's architecture.
+
+    timm calls this between reading a checkpoint and loading it. The classifier and the input channels may differ:
+    timm adapts both.
+
+    Raises:
+        ValueError: If the weights are of another network.
+    """
+    if isinstance(state_dict.get("net"), dict):
+        state_dict = {_strip_prefixes(key): value for key, value in state_dict["net"].items()}
+    state_dict, _ = convert_state_dict(state_dict)
+    check_architecture(state_dict, model.state_dict())
+    return state_dict
+
+
+def check_architecture(state_dict: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Check that weights in our layout are those of the network that `expected` is the state dict of.
+
+    Classifier and input channels are left to timm, which adapts them.
+
+    Raises:
+        ValueError: If they are not; names what they are of.
+    """
+    ours, theirs = Architecture.of(expected), Architecture.of(state_dict)
+    if theirs.dense != ours.dense:
+        wanted = "hifuse_*_dense" if theirs.dense else "hifuse_tiny, hifuse_small or hifuse_base"
+        raise ValueError(
+            f"the checkpoint is of {theirs}, the model is {ours}: create {theirs.variant or wanted} instead "
+            f"({wanted} hold such checkpoints)"
+        )
+    if (theirs.dims, theirs.local_depths, theirs.global_depths) != (ours.dims, ours.local_depths, ours.global_depths):
+        raise ValueError(f"the checkpoint is of {theirs}, the model is {ours}")
+    adapted = ("head.fc.", "local_stem.0.weight", "global_stem.0.weight")
+    missing = [k for k in expected if k not in state_dict and not k.startswith(adapted)]
+    unexpected = [k for k in state_dict if k not in expected and not k.startswith(adapted)]
+    reshaped = [
+        f"{k} {tuple(state_dict[k].shape)} instead of {tuple(v.shape)}"
+        for k, v in expected.items()
+        if k in state_dict and state_dict[k].shape != v.shape and not k.startswith(adapted)
+    ]
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    found = "; ".join(f"{name}: {_sample(keys)}" for name, keys in faults.items() if keys)
+    if found:
+        raise ValueError(f"the checkpoint does not fit {ours}: {found}")
+
+
+def summarize_dropped(dropped: dict[str, torch.Tensor]) -> str:
+    """One line a group of dropped tensors: parameters by module, with how many numbers they hold."""
+    parts = Counter()
+    for key, value in dropped.items():
+        parts[re.sub(r"\.\d+\.", ".*.", key.rpartition(".")[0]) or key] += value.numel()
+    return "\n".join(f"  {name}: {count:,}" for name, count in parts.items())

@@ -1,0 +1,785 @@
+"""HiFuse: three branches, local (convolutions), global (shifted-window attention) and fused, at four scales.
+
+Paper: `HiFuse: Hierarchical Multi-Scale Feature Fusion Network for Medical Image Classification`
+- https://arxiv.org/abs/2209.10218
+
+Equation and table numbers below are the paper's. Where the paper leaves a choice open, the network follows what its
+authors released, so that weights trained with their code load (`hifuse_timm.checkpoint`) and give the same outputs.
+
+Maps are (B, C, H, W) tensors, kept in channels_last memory from the stems to the head: LayerNorm, attention and Linear
+work on their (B, H, W, C) view, convolutions on the tensors themselves, and no copy lies between the two.
+"""
+
+from contextlib import contextmanager, nullcontext
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from timm.layers import (
+    ConvNormAct,
+    DropPath,
+    LayerNorm2d,
+    NormMlpClassifierHead,
+    calculate_drop_path_rates,
+    get_device_dtype,
+    trunc_normal_,
+)
+from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
+from timm.models._manipulate import checkpoint, named_apply
+from timm.models.swin_transformer import PatchMerging, WindowAttention, window_partition, window_reverse
+from torch import nn
+
+from .checkpoint import checkpoint_filter_fn
+from .hub import DATASETS, NAMESPACE, resolve_weights
+
+__all__ = ["HiFuse"]  # register_model adds the entrypoints
+
+
+@torch.fx.wrap
+def pad_image(x: torch.Tensor, in_chans: int, multiple: int) -> torch.Tensor:
+    """Check a batch of images and pad it with zeros at the bottom and right to the next multiple a side.
+
+    Args:
+        x: Images, (B, in_chans, H, W), at least 32 pixels a side.
+        in_chans: Number of channels that the network takes.
+        multiple: Pixels a side of which the result is a multiple.
+
+    Raises:
+        ValueError: If x is not a batch of images with in_chans channels and sides of at least 32 pixels.
+    """
+    if x.dim() != 4:
+        raise ValueError(f"input has {x.dim()} dimensions, expected 4: (batch, {in_chans}, height, width)")
+    channels, height, width = x.shape[1], x.shape[2], x.shape[3]
+    if channels != in_chans:
+        raise ValueError(
+            f"input has {channels} channels, expected {in_chans}: (batch, {in_chans}, height, width); "
+            "create the model with in_chans for another number"
+        )
+    if height < 32 or width < 32:
+        raise ValueError(f"input is {height}x{width} pixels, expected at least 32 a side")
+    pad_height, pad_width = -height % multiple, -width % multiple
+    if pad_height > 0 or pad_width > 0:
+        x = F.pad(x, (0, pad_width, 0, pad_height))
+    return x
+
+
+@torch.fx.wrap
+def pad_map(x: torch.Tensor, multiple: int) -> torch.Tensor:
+    """Pad a (B, H, W, C) map with zeros at the bottom and right to the next multiple a side."""
+    pad_height, pad_width = -x.shape[1] % multiple, -x.shape[2] % multiple
+    if pad_height > 0 or pad_width > 0:
+        x = F.pad(x, (0, 0, 0, pad_width, 0, pad_height))
+    return x
+
+
+def make_window_mask(
+    num_rows: int, num_cols: int, window_size: int, shift_size: int, device: torch.device, dtype: torch.dtype
+) -> torch.Tensor:
+    """Mask for the windows of a shifted map: -100 where two positions come from different regions of the map.
+
+    Args:
+        num_rows: Windows from top to bottom.
+        num_cols: Windows from left to right.
+
+    Returns:
+        Mask to add to the attention logits, (num_rows, num_cols, N, N) with N = window_size**2.
+    """
+    # the map splits at its last window and at its last shift_size rows: regions 0, 1, 2, and the same for columns
+    rows = torch.arange(num_rows * window_size, device=device) - (num_rows - 1) * window_size
+    cols = torch.arange(num_cols * window_size, device=device) - (num_cols - 1) * window_size
+    border = window_size - shift_size
+    row_region = (rows >= 0).int() + (rows >= border).int()
+    col_region = (cols >= 0).int() + (cols >= border).int()
+    region = (3 * row_region.unsqueeze(1) + col_region).view(num_rows, window_size, num_cols, window_size)
+    region = region.transpose(1, 2).flatten(2)  # num_rows num_cols N
+    different = region.unsqueeze(2) != region.unsqueeze(3)
+    return different.to(dtype) * -100.0
+
+
+@torch.fx.wrap
+def fit_window_mask(mask: torch.Tensor, x: torch.Tensor, window_size: int, shift_size: int) -> torch.Tensor:
+    """The given mask where it fits the (B, H, W, C) map x, else a new one of its kind, made on its device."""
+    num_rows, num_cols = x.shape[1] // window_size, x.shape[2] // window_size
+    if mask.shape[0] != num_rows or mask.shape[1] != num_cols:
+        mask = make_window_mask(num_rows, num_cols, window_size, shift_size, mask.device, mask.dtype)
+    return mask
+
+
+class LocalBlock(nn.Module):
+    """Local feature block, Eq. 3: depthwise 3x3 convolution, LayerNorm, 1x1 layer, GELU, and the input added."""
+
+    def __init__(self, dim: int, drop_path: float = 0.0, device=None, dtype=None):
+        """
+        Args:
+            dim: Number of channels, in and out.
+            drop_path: Stochastic depth rate.
+        """
+        dd = dict(device=device, dtype=dtype)
+        super().__init__()
+        self.conv_dw = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim, **dd)
+        self.norm = nn.LayerNorm(dim, eps=1e-6, **dd)
+        self.fc = nn.Linear(dim, dim, **dd)
+        self.act = nn.GELU()
+        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (B, C, H, W), and so is the result."""
+        shortcut = x
+        x = self.conv_dw(x).permute(0, 2, 3, 1)  # B H W C
+        x = self.act(self.fc(self.norm(x))).permute(0, 3, 1, 2)  # B C H W
+        return shortcut + self.drop_path(x)
+
+
+class GlobalBlock(nn.Module):
+    """Global feature block, Eq. 2: LayerNorm, (shifted) window attention, 1x1 layer, GELU, and the input added.
+
+    A map that is no multiple of the window is padded with zeros after the norm; padded positions take part in the
+    attention. A map that is a single window is shifted and masked like any other.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window_size: int = 7,
+        shift_size: int = 0,
+        map_size: tuple[int, int] = (56, 56),
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        drop_path: float = 0.0,
+        device=None,
+        dtype=None,
+    ):
+        """
+        Args:
+            dim: Number of channels, in and out.
+            num_heads: Number of attention heads, a divisor of dim.
+            window_size: Positions a side of a window.
+            shift_size: Positions by which the windows are shifted up and left, 0 for W-MSA.
+            map_size: Height and width of the maps for which the mask is made at construction.
+            attn_drop: Dropout rate of the attention weights.
+            proj_drop: Dropout rate after the attention's projection.
+            drop_path: Stochastic depth rate.
+        """
+        dd = dict(device=device, dtype=dtype)
+        super().__init__()
+        self.window_size = window_size
+        self.shift_size = shift_size
+        self.num_windows = tuple(-(-size // window_size) for size in map_size)
+        self.norm = nn.LayerNorm(dim, eps=1e-5, **dd)
+        self.attn = WindowAttention(
+            dim, num_heads, window_size=window_size, attn_drop=attn_drop, proj_drop=proj_drop, **dd
+        )
+        self.fc = nn.Linear(dim, dim, **dd)
+        self.act = nn.GELU()
+        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+        self.register_buffer("attn_mask", None, persistent=False)
+        self.init_non_persistent_buffers()
+
+    @torch.jit.ignore
+    def init_non_persistent_buffers(self) -> None:
+        """Make the mask for the maps of map_size; timm calls this after it moved a network off the meta device."""
+        if self.shift_size > 0:
+            weight = self.fc.weight
+            self.attn_mask = make_window_mask(
+                *self.num_windows, self.window_size, self.shift_size, weight.device, weight.dtype
+            )
+
+    def window_attention(self, x: torch.Tensor) -> torch.Tensor:
+        """W-MSA, or SW-MSA where the block shifts; x: (B, H, W, C), and so is the result."""
+        height, width = x.shape[1], x.shape[2]
+        size = (self.window_size, self.window_size)
+        x = pad_map(x, self.window_size)
+        mask = self.attn_mask
+        if mask is None:
+            windows = self.attn(window_partition(x, size).flatten(1, 2))  # B*num_windows N C
+            x = window_reverse(windows, size, x.shape[1], x.shape[2])
+        else:
+            mask = fit_window_mask(mask, x, self.window_size, self.shift_size).flatten(0, 1)
+            x = torch.roll(x, shifts=(-self.shift_size, -self.shift_size), dims=(1, 2))
+            windows = self.attn(window_partition(x, size).flatten(1, 2), mask)  # B*num_windows N C
+            x = window_reverse(windows, size, x.shape[1], x.shape[2])
+            x = torch.roll(x, shifts=(self.shift_size, self.shift_size), dims=(1, 2))
+        return x[:, :height, :width]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (B, H, W, C), and so is the result."""
+        return x + self.drop_path(self.act(self.fc(self.window_attention(self.norm(x)))))
+
+
+class SpatialAttention(nn.Module):
+    """Spatial attention SA, Eq. 4, and its product with the map, Eq. 5."""
+
+    def __init__(self, device=None, dtype=None):
+        dd = dict(device=device, dtype=dtype)
+        super().__init__()
+        self.conv = ConvNormAct(2, 1, kernel_size=7, apply_act=False, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (B, C, H, W), and so is the result."""
+        pooled = torch.cat([x.amax(dim=1, keepdim=True), x.mean(dim=1, keepdim=True)], dim=1)  # B 2 H W
+        return x * self.conv(pooled).sigmoid()
+
+
+class ChannelAttention(nn.Module):
+    """Channel attention CA, Eq. 4, and its product with the map, Eq. 5."""
+
+    def __init__(self, dim: int, reduction: int = 16, device=None, dtype=None):
+        """
+        Args:
+            dim: Number of channels, in and out.
+            reduction: Factor by which the hidden layer of the MLP is narrower.
+        """
+        dd = dict(device=device, dtype=dtype)
+        super().__init__()
+        self.fc1 = nn.Conv2d(dim, max(dim // reduction, 1), kernel_size=1, bias=False, **dd)
+        self.act = nn.ReLU()
+        self.fc2 = nn.Conv2d(max(dim // reduction, 1), dim, kernel_size=1, bias=False, **dd)
+
+    def mlp(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (B, C, 1, 1), and so is the result."""
+        return self.fc2(self.act(self.fc1(x)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (B, C, H, W), and so is the result."""
+        average, maximum = x.mean(dim=(2, 3), keepdim=True), x.amax(dim=(2, 3), keepdim=True)  # B C 1 1
+        return x * (self.mlp(average) + self.mlp(maximum)).sigmoid()
+
+
+class InvertedResidualMlp(nn.Module):
+    """Inverted residual MLP (IRMLP), Eq. 4: LayerNorm, 3x3 convolution with its input added, two 1x1 layers."""
+
+    def __init__(self, dim: int, out_dim: int, mlp_ratio: int = 4, dense: bool = False, device=None, dtype=None):
+        """
+        Args:
+            dim: Number of channels in.
+            out_dim: Number of channels out.
+            mlp_ratio: Width of the hidden layer as a multiple of dim.
+            dense: Whether the 3x3 convolution mixes channels, as in the released network, or is depthwise (Table 1).
+        """
+        dd = dict(device=device, dtype=dtype)
+        super().__init__()
+        self.norm = LayerNorm2d(dim, eps=1e-6, **dd)
+        self.conv = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=1 if dense else dim, bias=False, **dd)
+        self.act = nn.GELU()
+        self.bn = nn.BatchNorm2d(dim, **dd)
+        self.fc1 = nn.Conv2d(dim, mlp_ratio * dim, kernel_size=1, bias=False, **dd)
+        self.fc2 = ConvNormAct(mlp_ratio * dim, out_dim, kernel_size=1, apply_act=False, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (B, C, H, W); the result: (B, out_dim, H, W)."""
+        x = self.norm(x)
+        x = self.bn(x + self.act(self.conv(x)))
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class HierarchicalFeatureFusion(nn.Module):
+    """Hierarchical feature fusion block (HFF), Eq. 5 and Figure 2.
+
+    Fuses the local and the global map of a stage with the fused map of the stage before, if there is one.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        previous_dim: int | None = None,
+        dense: bool = False,
+        drop_path: float = 0.0,
+        device=None,
+        dtype=None,
+    ):
+        """
+        Args:
+            dim: Number of channels of the local, the global and the fused map.
+            previous_dim: Number of channels of the fused map of the stage before, None in the first stage.
+            dense: Whether the 3x3 convolution of the IRMLP mixes channels.
+            drop_path: Stochastic depth rate of the IRMLP; the first stage has no shortcut and so no stochastic depth.
+        """
+        dd = dict(device=device, dtype=dtype)
+        super().__init__()
+        self.spatial_attn = SpatialAttention(**dd)
+        self.channel_attn = ChannelAttention(dim, **dd)
+        self.local_proj = ConvNormAct(dim, dim, kernel_size=1, bias=True, apply_act=False, **dd)
+        self.global_proj = ConvNormAct(dim, dim, kernel_size=1, bias=True, apply_act=False, **dd)
+        if previous_dim is None:
+            self.previous_proj = None
+            num_maps = 2
+        else:
+            self.previous_proj = nn.Sequential(
+                ConvNormAct(previous_dim, dim, kernel_size=1, bias=True, act_layer=nn.ReLU, **dd),
+                nn.AvgPool2d(kernel_size=2),
+            )
+            num_maps = 3
+        self.norm = LayerNorm2d(num_maps * dim, eps=1e-6, **dd)
+        self.fuse_proj = ConvNormAct(num_maps * dim, dim, kernel_size=1, bias=True, act_layer=nn.GELU, **dd)
+        self.irmlp = InvertedResidualMlp(3 * dim, dim, dense=dense, **dd)
+        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+
+    def forward(
+        self, local_map: torch.Tensor, global_map: torch.Tensor, previous: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """
+        Args:
+            local_map: Local map L of this stage, (B, C, H, W).
+            global_map: Global map G of this stage, (B, C, H, W).
+            previous: Fused map of the stage before, (B, previous_dim, 2H, 2W), None in the first stage.
+
+        Returns:
+            Fused map F of this stage, (B, C, H, W).
+        """
+        attended = [self.channel_attn(global_map), self.spatial_attn(local_map)]
+        maps = [self.local_proj(local_map), self.global_proj(global_map)]
+        if self.previous_proj is None:
+            fused = self.fuse_proj(self.norm(torch.cat(maps, dim=1)))
+            return self.irmlp(torch.cat(attended + [fused], dim=1))
+        assert previous is not None, "previous: the fused map of the stage before is missing"
+        shortcut = self.previous_proj(previous)
+        fused = self.fuse_proj(self.norm(torch.cat([shortcut] + maps, dim=1)))
+        return shortcut + self.drop_path(self.irmlp(torch.cat(attended + [fused], dim=1)))
+
+
+@contextmanager
+def _frozen_statistics(module: nn.Module):
+    """Keep every BatchNorm of the module from updating its running statistics."""
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+class HiFuseStage(nn.Module):
+    """One stage: each branch downsampled and run through its blocks, then the HFF block over the three maps."""
+
+    def __init__(
+        self,
+        dim: int,
+        previous_dim: int | None,
+        local_depth: int,
+        global_depth: int,
+        num_heads: int,
+        window_size: int = 7,
+        map_size: tuple[int, int] = (56, 56),
+        dense: bool = False,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        local_drop_path: list[float] | None = None,
+        global_drop_path: list[float] | None = None,
+        device=None,
+        dtype=None,
+    ):
+        """
+        Args:
+            dim: Number of channels of the three maps.
+            previous_dim: Number of channels in the stage before, None in the first stage, which does not downsample.
+            local_depth: Number of local blocks.
+            global_depth: Number of global blocks.
+            num_heads: Number of attention heads.
+            window_size: Positions a side of an attention window.
+            map_size: Height and width of the maps for which the window masks are made.
+            dense: Whether the 3x3 convolution of the IRMLP mixes channels.
+            attn_drop: Dropout rate of the attention weights.
+            proj_drop: Dropout rate after the attention's projection.
+            local_drop_path: Stochastic depth rate of each local block.
+            global_drop_path: Stochastic depth rate of each global block; the HFF block takes the stage's highest.
+        """
+        dd = dict(device=device, dtype=dtype)
+        super().__init__()
+        self.grad_checkpointing = False
+        local_drop_path = local_drop_path or [0.0] * local_depth
+        global_drop_path = global_drop_path or [0.0] * global_depth
+        if previous_dim is None:
+            self.local_downsample = nn.Identity()
+            self.global_downsample = nn.Identity()
+        else:
+            self.local_downsample = nn.Sequential(
+                LayerNorm2d(previous_dim, eps=1e-6, **dd),
+                nn.Conv2d(previous_dim, dim, kernel_size=2, stride=2, **dd),
+            )
+            self.global_downsample = PatchMerging(previous_dim, dim, norm_layer=partial(nn.LayerNorm, eps=1e-5), **dd)
+        self.local_blocks = nn.Sequential(*[LocalBlock(dim, drop_path=rate, **dd) for rate in local_drop_path])
+        self.global_blocks = nn.Sequential(
+            *[
+                GlobalBlock(
+                    dim,
+                    num_heads,
+                    window_size=window_size,
+                    shift_size=window_size // 2 if i % 2 else 0,
+                    map_size=map_size,
+                    attn_drop=attn_drop,
+                    proj_drop=proj_drop,
+                    drop_path=rate,
+                    **dd,
+                )
+                for i, rate in enumerate(global_drop_path)
+            ]
+        )
+        self.fusion = HierarchicalFeatureFusion(
+            dim, previous_dim, dense=dense, drop_path=max(local_drop_path[-1], global_drop_path[-1]), **dd
+        )
+
+    def forward(
+        self, local_map: torch.Tensor, global_map: torch.Tensor, fused: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Local, global and fused map of the stage before, (B, C', H', W'), to those of this one, (B, C, H, W)."""
+        local_map = self.local_downsample(local_map)
+        global_map = self.global_downsample(global_map.permute(0, 2, 3, 1))  # B H W C
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            local_map = checkpoint_seq(self.local_blocks, local_map)
+            global_map = checkpoint_seq(self.global_blocks, global_map).permute(0, 3, 1, 2)
+            # the backward pass runs the HFF block again, and its BatchNorms have already counted this batch;
+            # torch.compile takes no such context
+            recompute = {} if torch.compiler.is_compiling() else dict(context_fn=self._checkpoint_contexts)
+            fused = checkpoint(self.fusion, local_map, global_map, fused, use_reentrant=False, **recompute)
+        else:
+            local_map = self.local_blocks(local_map)
+            global_map = self.global_blocks(global_map).permute(0, 3, 1, 2)
+            fused = self.fusion(local_map, global_map, fused)
+        return local_map, global_map, fused
+
+    @torch.jit.ignore
+    def _checkpoint_contexts(self):
+        return nullcontext(), _frozen_statistics(self.fusion)
+
+
+class HiFuse(nn.Module):
+    """HiFuse, Figure 1 and Table 1.
+
+    Only the fused map of the last stage reaches the head. Any input size from 32 pixels a side up works: the image is
+    padded with zeros at the bottom and right to the next multiple of the last stage's stride.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        dims: tuple[int, ...] = (96, 192, 384, 768),
+        depths: tuple[int, ...] = (2, 2, 2, 2),
+        global_depths: tuple[int, ...] | None = None,
+        num_heads: tuple[int, ...] = (3, 6, 12, 24),
+        window_size: int = 7,
+        dense: bool = False,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        device=None,
+        dtype=None,
+    ):
+        """
+        Args:
+            img_size: Height and width, or both as one number, for which the window masks are made at construction;
+                images of other sizes work too.
+            in_chans: Number of image channels.
+            num_classes: Number of classes, 0 for pooled features.
+            global_pool: Pooling of the head: 'avg', 'max', 'avgmax', 'fast' or '' for none.
+            dims: Number of channels of each stage.
+            depths: Number of blocks of each stage, in the local branch and, unless global_depths says otherwise, in
+                the global one.
+            global_depths: Number of blocks of each stage in the global branch.
+            num_heads: Number of attention heads of each stage.
+            window_size: Positions a side of an attention window.
+            dense: Whether the 3x3 convolution of the IRMLPs mixes channels, as in the released network, instead of
+                being depthwise as in the published one.
+            drop_rate: Dropout rate before the classifier.
+            drop_path_rate: Stochastic depth rate of the last block of each branch; grows linearly from 0 at the first.
+            attn_drop_rate: Dropout rate of the attention weights.
+            proj_drop_rate: Dropout rate after the attention's projection.
+
+        Raises:
+            ValueError: If depths, global_depths, dims and num_heads are not of one length, hold a number under 1, or
+                a number of heads does not divide its width.
+        """
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        global_depths = depths if global_depths is None else global_depths
+        _check_architecture(dims=dims, depths=depths, global_depths=global_depths, num_heads=num_heads)
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.num_features = dims[-1]
+        self.stride = 4 * 2 ** (len(dims) - 1)  # pixels of an image for a position of the last map
+        img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+
+        self.local_stem = nn.Sequential(
+            nn.Conv2d(in_chans, dims[0], kernel_size=4, stride=4, **dd),
+            LayerNorm2d(dims[0], eps=1e-6, **dd),
+        )
+        self.global_stem = nn.Sequential(
+            nn.Conv2d(in_chans, dims[0], kernel_size=4, stride=4, **dd),
+            LayerNorm2d(dims[0], eps=1e-5, **dd),
+        )
+
+        local_rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        global_rates = calculate_drop_path_rates(drop_path_rate, list(global_depths), stagewise=True)
+        self.feature_info = []
+        stages = []
+        for i, dim in enumerate(dims):
+            reduction = 4 * 2**i
+            stages.append(
+                HiFuseStage(
+                    dim,
+                    dims[i - 1] if i > 0 else None,
+                    depths[i],
+                    global_depths[i],
+                    num_heads[i],
+                    window_size=window_size,
+                    map_size=tuple(-(-size // self.stride) * self.stride // reduction for size in img_size),
+                    dense=dense,
+                    attn_drop=attn_drop_rate,
+                    proj_drop=proj_drop_rate,
+                    local_drop_path=local_rates[i],
+                    global_drop_path=global_rates[i],
+                    **dd,
+                )
+            )
+            self.feature_info.append(dict(num_chs=dim, reduction=reduction, module=f"stages.{i}.fusion"))
+        self.stages = nn.ModuleList(stages)
+
+        self.head = NormMlpClassifierHead(
+            self.num_features,
+            num_classes,
+            pool_type=global_pool,
+            drop_rate=drop_rate,
+            norm_layer=partial(LayerNorm2d, eps=1e-6),
+            **dd,
+        )
+        self.head_hidden_size = self.head.num_features
+        named_apply(_init_weights, self)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that take no weight decay: the relative position tables."""
+        return {name for name, _ in self.named_parameters() if name.endswith("relative_position_bias_table")}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, str | list[tuple[str, tuple[int, ...] | None]]]:
+        """Patterns that sort the parameters into groups from the input to the head, for layer-wise learning rates."""
+        return dict(
+            stem=r"^(?:local|global)_stem",
+            blocks=r"^stages\.(\d+)"
+            if coarse
+            else [
+                (r"^stages\.(\d+)\.\w+_downsample", (0,)),
+                (r"^stages\.(\d+)\.\w+_blocks\.(\d+)", None),
+                (r"^stages\.(\d+)\.fusion", (99999,)),
+            ],
+        )
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only the maps between blocks for the backward pass, and compute the rest again."""
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The classification layer."""
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classification layer by a new one.
+
+        Args:
+            num_classes: Number of classes, 0 for none.
+            global_pool: Pooling of the head, None to keep it.
+        """
+        self.num_classes = num_classes
+        self.head.reset(num_classes, pool_type=global_pool, **get_device_dtype(self))
+
+    def forward_intermediates(
+        self,
+        x: torch.Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
+        """The fused maps of the stages.
+
+        Args:
+            x: Images, (B, in_chans, H, W).
+            indices: Stages whose maps to take: the last n for an int, all for None.
+            norm: Has no effect: the head's norm follows its pooling.
+            stop_early: Whether to stop after the last stage asked for.
+            output_fmt: Layout of the maps, 'NCHW'.
+            intermediates_only: Whether to return the maps alone.
+
+        Returns:
+            The maps, (B, C, H, W) each, behind the features of the last stage that ran unless intermediates_only.
+        """
+        assert output_fmt == "NCHW", f"output_fmt is {output_fmt!r}, expected 'NCHW'"
+        take_indices, max_index = feature_take_indices(len(self.stages), indices)
+        stages = self.stages if torch.jit.is_scripting() or not stop_early else self.stages[: max_index + 1]
+
+        x = pad_image(x, self.in_chans, self.stride)
+        local_map, global_map = self.local_stem(x), self.global_stem(x)
+        fused: torch.Tensor | None = None
+        intermediates = []
+        for i, stage in enumerate(stages):
+            local_map, global_map, fused = stage(local_map, global_map, fused)
+            if i in take_indices:
+                intermediates.append(fused)
+        if intermediates_only:
+            return intermediates
+        return fused, intermediates
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the stages, and the head, that the maps asked for do not need.
+
+        Args:
+            indices: Stages whose maps are taken: the last n for an int.
+            prune_norm: Whether to drop the head's norm.
+            prune_head: Whether to drop the head.
+
+        Returns:
+            The indices of the stages whose maps are taken.
+        """
+        take_indices, max_index = feature_take_indices(len(self.stages), indices)
+        prune_end = max_index < len(self.stages) - 1
+        self.stages = self.stages[: max_index + 1]
+        if prune_end:
+            self.num_features = self.feature_info[max_index]["num_chs"]
+        if prune_head or prune_end:
+            self.head.reset(0, pool_type="", reset_other=True, in_features=self.num_features)
+            self.num_classes = 0
+        elif prune_norm:
+            self.head.norm = nn.Identity()
+        self.head_hidden_size = self.head.num_features
+        return take_indices
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Images, (B, in_chans, H, W), to the fused map of the last stage, (B, num_features, H/32, W/32)."""
+        x = pad_image(x, self.in_chans, self.stride)
+        local_map, global_map = self.local_stem(x), self.global_stem(x)
+        fused: torch.Tensor | None = None
+        for stage in self.stages:
+            local_map, global_map, fused = stage(local_map, global_map, fused)
+        assert fused is not None
+        return fused
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Features, (B, num_features, H, W), to logits, or with pre_logits to what the classification layer takes."""
+        return self.head(x, pre_logits=True) if pre_logits else self.head(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images, (B, in_chans, H, W), to logits, (B, num_classes).
+
+        Raises:
+            ValueError: If x is not a batch of images with in_chans channels and sides of at least 32 pixels.
+        """
+        return self.forward_head(self.forward_features(x))
+
+
+def _check_architecture(dims, depths, global_depths, num_heads) -> None:
+    settings = dict(dims=dims, depths=depths, global_depths=global_depths, num_heads=num_heads)
+    for name, values in settings.items():
+        if len(values) != len(dims) or not values:
+            lengths = ", ".join(f"{key}={tuple(value)}" for key, value in settings.items())
+            raise ValueError(f"{name} must have one number a stage, as dims, depths and num_heads have: {lengths}")
+        if min(values) < 1:
+            raise ValueError(f"{name} is {tuple(values)}, expected numbers from 1 up")
+    for i, (dim, heads) in enumerate(zip(dims, num_heads, strict=True)):
+        if dim % heads:
+            raise ValueError(f"num_heads[{i}] is {heads}, expected a divisor of dims[{i}], {dim}")
+
+
+def _init_weights(module: nn.Module, name: str = "") -> None:
+    """Truncated normal for Linear and classifier (std 0.02) and the branches' convolutions (0.2); HFF as in PyTorch."""
+    if isinstance(module, (nn.Linear, nn.Conv2d)) and ".fusion." not in name:
+        is_branch_conv = isinstance(module, nn.Conv2d) and not name.startswith("head.")
+        trunc_normal_(module.weight, std=0.2 if is_branch_conv else 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _create_hifuse(variant: str, pretrained: bool = False, **kwargs) -> HiFuse:
+    if pretrained:
+        kwargs = resolve_weights(variant, **kwargs)
+    return build_model_with_cfg(
+        HiFuse,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        # the three maps of a stage travel together, so features come from forward_intermediates, not from a Sequential
+        feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls="getter"),
+        **kwargs,
+    )
+
+
+def _cfg(**kwargs) -> dict:
+    return {
+        "num_classes": DATASETS["isic2018"].num_classes,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bilinear",
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "first_conv": ("local_stem.0", "global_stem.0"),
+        "classifier": "head.fc",
+        "paper_ids": "arXiv:2209.10218",
+        "paper_name": "HiFuse: Hierarchical Multi-Scale Feature Fusion Network for Medical Image Classification",
+        **kwargs,
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        # the first dataset is the default tag
+        f"{variant}.{tag}": _cfg(
+            hf_hub_id=f"{NAMESPACE}/{variant}.{tag}",
+            hf_hub_filename="model.safetensors",
+            num_classes=dataset.num_classes,
+            license=dataset.license,
+        )
+        for variant in ("hifuse_tiny", "hifuse_small", "hifuse_base")
+        for tag, dataset in DATASETS.items()
+    }
+    # the released form, for checkpoints trained with it; no weights of ours are published for it
+    | {f"hifuse_{size}_dense": _cfg() for size in ("tiny", "small", "base")}
+)
+
+
+@register_model
+def hifuse_tiny(pretrained: bool = False, **kwargs) -> HiFuse:
+    """HiFuse-Tiny, two blocks in every stage (Section 3.2): 54.7 M parameters and 8.1 GMACs at 224x224."""
+    return _create_hifuse("hifuse_tiny", pretrained, **dict(dict(depths=(2, 2, 2, 2)), **kwargs))
+
+
+@register_model
+def hifuse_small(pretrained: bool = False, **kwargs) -> HiFuse:
+    """HiFuse-Small, six blocks in the third stage (Section 3.2): 58.3 M parameters and 8.8 GMACs at 224x224."""
+    return _create_hifuse("hifuse_small", pretrained, **dict(dict(depths=(2, 2, 6, 2)), **kwargs))
+
+
+@register_model
+def hifuse_base(pretrained: bool = False, **kwargs) -> HiFuse:
+    """HiFuse-Base, 18 blocks in the third stage (Section 3.2): 69.0 M parameters and 10.9 GMACs at 224x224."""
+    return _create_hifuse("hifuse_base", pretrained, **dict(dict(depths=(2, 2, 18, 2)), **kwargs))
+
+
+@register_model
+def hifuse_tiny_dense(pretrained: bool = False, **kwargs) -> HiFuse:
+    """HiFuse-Tiny as released, the IRMLP's 3x3 mixing channels: 118.1 M parameters and 17.4 GMACs at 224x224."""
+    return _create_hifuse("hifuse_tiny_dense", pretrained, **dict(dict(depths=(2, 2, 2, 2), dense=True), **kwargs))
+
+
+@register_model
+def hifuse_small_dense(pretrained: bool = False, **kwargs) -> HiFuse:
+    """HiFuse-Small as released, the IRMLP's 3x3 mixing channels: 121.7 M parameters and 18.1 GMACs at 224x224."""
+    return _create_hifuse("hifuse_small_dense", pretrained, **dict(dict(depths=(2, 2, 6, 2), dense=True), **kwargs))
+
+
+@register_model
+def hifuse_base_dense(pretrained: bool = False, **kwargs) -> HiFuse:
+    """HiFuse-Base as released, the IRMLP's 3x3 mixing channels: 132.4 M parameters and 20.2 GMACs at 224x224."""
+    return _create_hifuse("hifuse_base_dense", pretrained, **dict(dict(depths=(2, 2, 18, 2), dense=True), **kwargs))
