@@ -9,9 +9,11 @@ from .hifuse import (
     hifuse_tiny,
     hifuse_tiny_dense,
 )
+from .hub import DATASETS
 from .version import __version__
 
 __all__ = [
+    "DATASETS",
     "HiFuse",
     "__version__",
     "hifuse_base",

@@ -1,8 +1,10 @@
 """Weights from files: reading checkpoints safely, telling what is in them, and the authors' layout into ours."""
 
 import argparse
+import os
 import pickle
 import re
+import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,17 @@ import safetensors.torch
 import torch
 from torch import nn
 
-__all__ = ["Architecture", "checkpoint_filter_fn", "convert_state_dict", "read_checkpoint"]
+__all__ = [
+    "Architecture",
+    "check_architecture",
+    "checkpoint_filter_fn",
+    "convert_state_dict",
+    "read_checkpoint",
+    "read_training_args",
+    "save_weights",
+    "summarize_dropped",
+    "unwrap_state_dict",
+]
 
 # Where a checkpoint keeps its weights: timm's train.py under state_dict, the authors' training code under net.
 _WRAPPERS = ("state_dict", "model", "net")
@@ -34,22 +46,30 @@ _STAGE_RULES = (
     (r"layers{n}\.blocks\.(\d+)\.attn\.", r"global_blocks.\1.attn."),
     (r"layers{n}\.blocks\.(\d+)\.fc1\.", r"global_blocks.\1.fc."),
     (r"fu{n}\.spatial\.", "fusion.spatial_attn.conv."),
-    (r"fu{n}\.se\.0\.", "fusion.channel_attn.fc1."),
-    (r"fu{n}\.se\.2\.", "fusion.channel_attn.fc2."),
-    (r"fu{n}\.W_l\.", "fusion.local_proj."),
-    (r"fu{n}\.W_g\.", "fusion.global_proj."),
+    (r"fu{n}\.se\.", "fusion.channel_attn.mlp."),
+    (r"fu{n}\.W_l\.conv\.", "fusion.local_proj.fc."),
+    (r"fu{n}\.W_l\.bn\.", "fusion.local_proj.bn."),
+    (r"fu{n}\.W_g\.conv\.", "fusion.global_proj.fc."),
+    (r"fu{n}\.W_g\.bn\.", "fusion.global_proj.bn."),
     (r"fu{n}\.norm3\.", "fusion.irmlp.norm."),
     (r"fu{n}\.residual\.conv1\.conv\.", "fusion.irmlp.conv."),
-    (r"fu{n}\.residual\.bn1\.", "fusion.irmlp.bn."),
+    (r"fu{n}\.residual\.bn1\.", "fusion.irmlp.bn1."),
     (r"fu{n}\.residual\.conv2\.conv\.", "fusion.irmlp.fc1."),
-    (r"fu{n}\.residual\.conv3\.", "fusion.irmlp.fc2."),
+    (r"fu{n}\.residual\.conv3\.conv\.", "fusion.irmlp.fc2."),
+    (r"fu{n}\.residual\.conv3\.bn\.", "fusion.irmlp.bn2."),
 )
 # The first HFF block fuses two maps, through W and norm2; the others three, through W3 and norm1, and Updim.
-_FIRST_STAGE_RULES = ((r"fu{n}\.W\.", "fusion.fuse_proj."), (r"fu{n}\.norm2\.", "fusion.norm."))
+_FIRST_STAGE_RULES = (
+    (r"fu{n}\.W\.conv\.", "fusion.fuse_proj.fc."),
+    (r"fu{n}\.W\.bn\.", "fusion.fuse_proj.bn."),
+    (r"fu{n}\.norm2\.", "fusion.norm."),
+)
 _NEXT_STAGE_RULES = (
-    (r"fu{n}\.W3\.", "fusion.fuse_proj."),
+    (r"fu{n}\.W3\.conv\.", "fusion.fuse_proj.fc."),
+    (r"fu{n}\.W3\.bn\.", "fusion.fuse_proj.bn."),
     (r"fu{n}\.norm1\.", "fusion.norm."),
-    (r"fu{n}\.Updim\.", "fusion.previous_proj.0."),
+    (r"fu{n}\.Updim\.conv\.", "fusion.previous_proj.0.fc."),
+    (r"fu{n}\.Updim\.bn\.", "fusion.previous_proj.0.bn."),
 )
 _RULES = (
     (r"downsample_layers\.0\.", "local_stem."),
@@ -60,6 +80,8 @@ _RULES = (
 )
 # Made at construction in our network, kept in the authors' checkpoints.
 _BUFFERS = ("attn.relative_position_index", "attn_mask")
+# A BatchNorm's, which are no parameters.
+_BN_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @dataclass(frozen=True)
@@ -127,25 +149,69 @@ def read_checkpoint(path: str | Path, use_ema: bool = False) -> dict[str, torch.
         ValueError: If the file is truncated, needs any other pickled global, holds no weights, no averaged weights
             where they are asked for, or something that is no tensor among its weights.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint {path} does not exist or is not a file")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    try:
+        return unwrap_state_dict(_read(path), use_ema=use_ema)
+    except _LayoutError as e:
+        raise ValueError(f"checkpoint {path}: {e}") from None
+
+
+class _LayoutError(ValueError):
+    """The content of a checkpoint is not what it should be; says so without the name of the file."""
+
+
+def unwrap_state_dict(content: dict, use_ema: bool = False) -> dict[str, torch.Tensor]:
+    """The weights in the content of a checkpoint: out of `state_dict`, `model` or `net`, keys without prefixes.
+
+    Args:
+        content: What the checkpoint file holds, or weights that are bare already.
+        use_ema: Whether to take the averaged weights that train.py keeps beside the trained ones.
+
+    Raises:
+        ValueError: If the content holds no weights, no averaged weights where they are asked for, or something that
+            is no tensor among its weights.
+    """
     wrappers = _EMA_WRAPPERS if use_ema else _WRAPPERS
     state_dict = next((content[key] for key in wrappers if isinstance(content.get(key), dict)), None)
     if state_dict is None:
         if use_ema:
-            raise ValueError(f"checkpoint {path} holds no averaged (EMA) weights: its keys are {_sample(content)}")
+            raise _LayoutError(f"it holds no averaged (EMA) weights: its keys are {_sample(content)}")
         state_dict = content
-    state_dict = {_strip_prefixes(key): value for key, value in state_dict.items()}
+    state_dict = {_strip_prefixes(str(key)): value for key, value in state_dict.items()}
     others = {key: type(value).__name__ for key, value in state_dict.items() if not isinstance(value, torch.Tensor)}
     if others or not state_dict:
         found = ", ".join(f"{key} is a {kind}" for key, kind in list(others.items())[:3]) or "it is empty"
-        raise ValueError(
-            f"checkpoint {path} is no state dict of tensors: {found}; expected tensors, bare or under one of "
-            f"{', '.join(_WRAPPERS)}"
+        raise _LayoutError(
+            f"it is no state dict of tensors: {found}; expected tensors, bare or under one of {', '.join(_WRAPPERS)}"
         )
     return state_dict
+
+
+def read_training_args(path: str | Path) -> dict:
+    """The arguments of timm's train.py that a checkpoint of it holds; none for any other checkpoint."""
+    args = _read(path).get("args")
+    return vars(args) if isinstance(args, argparse.Namespace) else {}
+
+
+def save_weights(state_dict: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Save weights as safetensors, written beside the file and renamed, so that no half of it is ever seen there."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.touch()
+        mode = beside.stat().st_mode
+        tensors = {key: value.contiguous() for key, value in state_dict.items()}
+        safetensors.torch.save_file(tensors, beside, metadata={"format": "pt"})
+        beside.chmod(mode)  # safetensors leaves it to its owner alone
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _read(path: str | Path) -> dict:
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist or is not a file")
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -160,31 +226,23 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 def _read_pickle(path: Path) -> dict:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            # of a zip, which torch.save writes since 1.6, tensors are read when they are used
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as e:
-        unsafe = _unsafe_globals(path)
-        if unsafe:
+        if refused := re.search(r"GLOBAL ([\w.]+)", str(e)):
             raise ValueError(
-                f"checkpoint {path} needs {', '.join(unsafe)} to be unpickled, which can run code and is refused; "
-                "save its state_dict() alone, with torch.save or as safetensors"
+                f"checkpoint {path} needs {refused[1]} to be unpickled, which can run code and is refused; save its "
+                "state_dict() alone, with torch.save or as safetensors"
             ) from e
         raise ValueError(f"checkpoint {path} is neither safetensors nor a file of torch.save, or is damaged") from e
-    except (RuntimeError, EOFError, OSError) as e:
+    except Exception as e:  # a damaged pickle fails at whatever its first wrong byte leads to
         raise ValueError(
-            f"checkpoint {path} cannot be read ({str(e).splitlines()[0]}); it may be truncated: copy or download it "
-            "again"
+            f"checkpoint {path} cannot be read ({(str(e).splitlines() or [type(e).__name__])[0]}); it may be "
+            "truncated: copy or download it again"
         ) from e
     if not isinstance(content, dict):
         raise ValueError(f"checkpoint {path} holds a {type(content).__name__}, expected a state dict")
     return content
-
-
-def _unsafe_globals(path: Path) -> list[str]:
-    try:
-        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # whatever a damaged file does to the parser
-        return []
-    return sorted(set(found) - {"argparse.Namespace"})
 
 
 def _strip_prefixes(key: str) -> str:
@@ -229,7 +287,8 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> tuple[dict[str, t
         if ours is None or key.endswith(_BUFFERS):
             dropped[key] = value
         else:
-            converted[ours] = value
+            # a 1x1 convolution of the authors' is a Linear of ours
+            converted[ours] = value.flatten(1) if value.shape[2:] == (1, 1) else value
     return converted, dropped
 
 
@@ -242,8 +301,7 @@ def checkpoint_filter_fn(state_dict: dict, model: nn.Module) -> dict[str, torch.
     Raises:
         ValueError: If the weights are of another network.
     """
-    if isinstance(state_dict.get("net"), dict):
-        state_dict = {_strip_prefixes(key): value for key, value in state_dict["net"].items()}
+    state_dict = unwrap_state_dict(state_dict)  # timm itself knows neither net nor prefixes in every order
     state_dict, _ = convert_state_dict(state_dict)
     check_architecture(state_dict, model.state_dict())
     return state_dict
@@ -276,13 +334,19 @@ def check_architecture(state_dict: dict[str, torch.Tensor], expected: dict[str, 
     ]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
     found = "; ".join(f"{name}: {_sample(keys)}" for name, keys in faults.items() if keys)
+    if missing and not [key for key in state_dict if key.endswith(".running_mean")]:
+        found = "its BatchNorms are folded, as by fuse(), which cannot be undone: save weights before fuse()"
     if found:
         raise ValueError(f"the checkpoint does not fit {ours}: {found}")
 
 
 def summarize_dropped(dropped: dict[str, torch.Tensor]) -> str:
-    """One line a group of dropped tensors: parameters by module, with how many numbers they hold."""
-    parts = Counter()
+    """What `convert_state_dict` dropped, in lines to read: parameters that never run by module, and buffers."""
+    parameters, buffers = Counter(), Counter()
     for key, value in dropped.items():
-        parts[re.sub(r"\.\d+\.", ".*.", key.rpartition(".")[0]) or key] += value.numel()
-    return "\n".join(f"  {name}: {count:,}" for name, count in parts.items())
+        module = re.sub(r"(?<=layers)\d+|(?<=blocks\.)\d+|(?<=fu)\d+", "*", re.sub(r"(\.conv|\.bn)?\.\w+$", "", key))
+        (buffers if key.endswith(_BUFFERS + _BN_BUFFERS) else parameters)[module] += value.numel()
+    lines = [f"parameters that never run: {sum(parameters.values()):,}"]
+    lines += [f"  {module}: {count:,}" for module, count in parameters.items()]
+    lines += [f"buffers that go with them, or that the network makes itself: {sum(buffers.values()):,} values"]
+    return "\n".join(lines)

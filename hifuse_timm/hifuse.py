@@ -21,17 +21,18 @@ from timm.layers import (
     LayerNorm2d,
     NormMlpClassifierHead,
     calculate_drop_path_rates,
-    get_device_dtype,
     trunc_normal_,
+    use_fused_attn,
 )
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint, named_apply
 from timm.models.swin_transformer import PatchMerging, WindowAttention, window_partition, window_reverse
+from timm.utils import reparameterize_model
 from torch import nn
 
 from .checkpoint import checkpoint_filter_fn
-from .hub import DATASETS, NAMESPACE, resolve_weights
+from .hub import DATASETS, NAMESPACE, check_tag, resolve_weights
 
 __all__ = ["HiFuse"]  # register_model adds the entrypoints
 
@@ -76,7 +77,10 @@ def pad_map(x: torch.Tensor, multiple: int) -> torch.Tensor:
 def make_window_mask(
     num_rows: int, num_cols: int, window_size: int, shift_size: int, device: torch.device, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Mask for the windows of a shifted map: -100 where two positions come from different regions of the map.
+    """Mask for the windows of a shifted map: -inf where two positions come from different regions of the map, else 0.
+
+    Swin and the released network add -100 instead. In float32 that leaves such pairs less than 1e-43 of the attention,
+    the same outputs, but in denormal numbers, on which a CPU's matrix products run up to ten times slower.
 
     Args:
         num_rows: Windows from top to bottom.
@@ -94,7 +98,7 @@ def make_window_mask(
     region = (3 * row_region.unsqueeze(1) + col_region).view(num_rows, window_size, num_cols, window_size)
     region = region.transpose(1, 2).flatten(2)  # num_rows num_cols N
     different = region.unsqueeze(2) != region.unsqueeze(3)
-    return different.to(dtype) * -100.0
+    return torch.zeros(different.shape, device=device, dtype=dtype).masked_fill(different, -torch.inf)
 
 
 @torch.fx.wrap
@@ -104,6 +108,85 @@ def fit_window_mask(mask: torch.Tensor, x: torch.Tensor, window_size: int, shift
     if mask.shape[0] != num_rows or mask.shape[1] != num_cols:
         mask = make_window_mask(num_rows, num_cols, window_size, shift_size, mask.device, mask.dtype)
     return mask
+
+
+@torch.fx.wrap
+def attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    bias: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout: float,
+    fused: bool,
+) -> torch.Tensor:
+    """Scaled dot-product attention within windows.
+
+    Args:
+        q: Queries, (B*num_windows, num_heads, N, D); k and v, keys and values, likewise.
+        bias: Relative position bias, (1, num_heads, N, N).
+        mask: Mask to add beside it, (num_windows, N, N), None where no windows are shifted.
+        dropout: Dropout rate of the attention weights.
+        fused: Whether to call PyTorch's fused attention, with bias and mask in one.
+
+    Returns:
+        Attended values, (B*num_windows, num_heads, N, D).
+    """
+    if mask is not None:
+        bias = (bias + mask.unsqueeze(1)).repeat(q.shape[0] // mask.shape[0], 1, 1, 1)  # B*num_windows num_heads N N
+    # the fused attention of CPUs has no gradient for the bias: PyTorch then takes a way twice as slow as this one
+    if fused and not (bias.requires_grad and bias.is_cpu):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+    attn = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
+    return F.dropout(attn.softmax(dim=-1), dropout) @ v
+
+
+class FusedWindowAttention(WindowAttention):
+    """timm's window attention, by default through PyTorch's fused attention, where it is faster."""
+
+    fused_attn: torch.jit.Final[bool]
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fused_attn = use_fused_attn()
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Args:
+            x: Windows, (B*num_windows, N, C).
+            mask: Mask to add to the attention logits, (num_windows, N, N), None for windows that are not shifted.
+
+        Returns:
+            Attended windows, (B*num_windows, N, C).
+        """
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)  # B*num_windows num_heads N D
+        dropout = self.attn_drop.p if self.training else 0.0
+        x = attend(q, k, v, self._get_rel_pos_bias(), mask, dropout, self.fused_attn)
+        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
+
+
+@torch.no_grad()
+def fold_norm_after(fc: nn.Linear, norm: nn.BatchNorm2d) -> nn.Linear:
+    """Fold a BatchNorm, with its running statistics, into the Linear before it."""
+    fused = nn.utils.fuse_linear_bn_weights(
+        fc.weight, fc.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    return _make_linear(*fused)
+
+
+@torch.no_grad()
+def fold_norm_before(norm: nn.BatchNorm2d, fc: nn.Linear) -> nn.Linear:
+    """Fold a BatchNorm, with its running statistics, into the Linear after it."""
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    shift = norm.bias - norm.running_mean * scale
+    return _make_linear(fc.weight * scale, fc(shift))
+
+
+def _make_linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
+    fc = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    fc.weight, fc.bias = nn.Parameter(weight), nn.Parameter(bias)
+    return fc
 
 
 class LocalBlock(nn.Module):
@@ -168,7 +251,7 @@ class GlobalBlock(nn.Module):
         self.shift_size = shift_size
         self.num_windows = tuple(-(-size // window_size) for size in map_size)
         self.norm = nn.LayerNorm(dim, eps=1e-5, **dd)
-        self.attn = WindowAttention(
+        self.attn = FusedWindowAttention(
             dim, num_heads, window_size=window_size, attn_drop=attn_drop, proj_drop=proj_drop, **dd
         )
         self.fc = nn.Linear(dim, dim, **dd)
@@ -203,9 +286,56 @@ class GlobalBlock(nn.Module):
             x = torch.roll(x, shifts=(self.shift_size, self.shift_size), dims=(1, 2))
         return x[:, :height, :width]
 
+    @torch.no_grad()
+    def fuse(self) -> "GlobalBlock":
+        """Make one Linear of the attention's projection and the 1x1 layer behind it, for inference."""
+        if isinstance(self.attn.proj, nn.Linear):
+            self.fc = _make_linear(self.fc.weight @ self.attn.proj.weight, self.fc(self.attn.proj.bias))
+            self.attn.proj = nn.Identity()
+        return self
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (B, H, W, C), and so is the result."""
         return x + self.drop_path(self.act(self.fc(self.window_attention(self.norm(x)))))
+
+
+class LinearNormAct(nn.Module):
+    """1x1 convolution, BatchNorm and activation, like timm's ConvNormAct, but with a Linear over the channels.
+
+    On channels_last maps the two compute the same. The Linear is faster where a CPU would have to bring the weights of
+    the convolution into its own layout at every call: three times at batch size 1 in the last IRMLP.
+    """
+
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        act_layer: type[nn.Module] = nn.Identity,
+        device=None,
+        dtype=None,
+    ):
+        """
+        Args:
+            in_chs: Number of channels in.
+            out_chs: Number of channels out.
+            act_layer: Activation after the norm.
+        """
+        dd = dict(device=device, dtype=dtype)
+        super().__init__()
+        self.fc = nn.Linear(in_chs, out_chs, **dd)
+        self.bn = nn.BatchNorm2d(out_chs, **dd)
+        self.act = act_layer()
+
+    def fuse(self) -> "LinearNormAct":
+        """Fold the BatchNorm into the Linear, for inference."""
+        if isinstance(self.bn, nn.BatchNorm2d):
+            self.fc, self.bn = fold_norm_after(self.fc, self.bn), nn.Identity()
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (B, in_chs, H, W); the result: (B, out_chs, H, W)."""
+        x = self.fc(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # B C H W
+        return self.act(self.bn(x))
 
 
 class SpatialAttention(nn.Module):
@@ -215,6 +345,17 @@ class SpatialAttention(nn.Module):
         dd = dict(device=device, dtype=dtype)
         super().__init__()
         self.conv = ConvNormAct(2, 1, kernel_size=7, apply_act=False, **dd)
+
+    @torch.no_grad()
+    def fuse(self) -> "SpatialAttention":
+        """Fold the BatchNorm into the convolution, for inference."""
+        if isinstance(self.conv, ConvNormAct):
+            conv, norm = self.conv.conv, self.conv.bn
+            conv.weight, conv.bias = nn.utils.fuse_conv_bn_weights(
+                conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            )
+            self.conv = conv
+        return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (B, C, H, W), and so is the result."""
@@ -233,18 +374,17 @@ class ChannelAttention(nn.Module):
         """
         dd = dict(device=device, dtype=dtype)
         super().__init__()
-        self.fc1 = nn.Conv2d(dim, max(dim // reduction, 1), kernel_size=1, bias=False, **dd)
-        self.act = nn.ReLU()
-        self.fc2 = nn.Conv2d(max(dim // reduction, 1), dim, kernel_size=1, bias=False, **dd)
-
-    def mlp(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (B, C, 1, 1), and so is the result."""
-        return self.fc2(self.act(self.fc1(x)))
+        hidden_dim = max(dim // reduction, 1)
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, hidden_dim, bias=False, **dd),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, dim, bias=False, **dd),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (B, C, H, W), and so is the result."""
-        average, maximum = x.mean(dim=(2, 3), keepdim=True), x.amax(dim=(2, 3), keepdim=True)  # B C 1 1
-        return x * (self.mlp(average) + self.mlp(maximum)).sigmoid()
+        average, maximum = x.mean(dim=(2, 3)), x.amax(dim=(2, 3))  # B C
+        return x * (self.mlp(average) + self.mlp(maximum)).sigmoid()[:, :, None, None]
 
 
 class InvertedResidualMlp(nn.Module):
@@ -263,15 +403,24 @@ class InvertedResidualMlp(nn.Module):
         self.norm = LayerNorm2d(dim, eps=1e-6, **dd)
         self.conv = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=1 if dense else dim, bias=False, **dd)
         self.act = nn.GELU()
-        self.bn = nn.BatchNorm2d(dim, **dd)
-        self.fc1 = nn.Conv2d(dim, mlp_ratio * dim, kernel_size=1, bias=False, **dd)
-        self.fc2 = ConvNormAct(mlp_ratio * dim, out_dim, kernel_size=1, apply_act=False, **dd)
+        self.bn1 = nn.BatchNorm2d(dim, **dd)
+        self.fc1 = nn.Linear(dim, mlp_ratio * dim, bias=False, **dd)
+        self.fc2 = nn.Linear(mlp_ratio * dim, out_dim, bias=False, **dd)
+        self.bn2 = nn.BatchNorm2d(out_dim, **dd)
+
+    def fuse(self) -> "InvertedResidualMlp":
+        """Fold each BatchNorm into the 1x1 layer beside it, for inference."""
+        if isinstance(self.bn1, nn.BatchNorm2d):
+            self.fc1, self.bn1 = fold_norm_before(self.bn1, self.fc1), nn.Identity()
+            self.fc2, self.bn2 = fold_norm_after(self.fc2, self.bn2), nn.Identity()
+        return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (B, C, H, W); the result: (B, out_dim, H, W)."""
         x = self.norm(x)
-        x = self.bn(x + self.act(self.conv(x)))
-        return self.fc2(self.act(self.fc1(x)))
+        x = self.bn1(x + self.act(self.conv(x))).permute(0, 2, 3, 1)  # B H W C
+        x = self.fc2(self.act(self.fc1(x))).permute(0, 3, 1, 2)  # B C H W
+        return self.bn2(x)
 
 
 class HierarchicalFeatureFusion(nn.Module):
@@ -300,19 +449,19 @@ class HierarchicalFeatureFusion(nn.Module):
         super().__init__()
         self.spatial_attn = SpatialAttention(**dd)
         self.channel_attn = ChannelAttention(dim, **dd)
-        self.local_proj = ConvNormAct(dim, dim, kernel_size=1, bias=True, apply_act=False, **dd)
-        self.global_proj = ConvNormAct(dim, dim, kernel_size=1, bias=True, apply_act=False, **dd)
+        self.local_proj = LinearNormAct(dim, dim, **dd)
+        self.global_proj = LinearNormAct(dim, dim, **dd)
         if previous_dim is None:
             self.previous_proj = None
             num_maps = 2
         else:
             self.previous_proj = nn.Sequential(
-                ConvNormAct(previous_dim, dim, kernel_size=1, bias=True, act_layer=nn.ReLU, **dd),
+                LinearNormAct(previous_dim, dim, act_layer=nn.ReLU, **dd),
                 nn.AvgPool2d(kernel_size=2),
             )
             num_maps = 3
         self.norm = LayerNorm2d(num_maps * dim, eps=1e-6, **dd)
-        self.fuse_proj = ConvNormAct(num_maps * dim, dim, kernel_size=1, bias=True, act_layer=nn.GELU, **dd)
+        self.fuse_proj = LinearNormAct(num_maps * dim, dim, act_layer=nn.GELU, **dd)
         self.irmlp = InvertedResidualMlp(3 * dim, dim, dense=dense, **dd)
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
@@ -341,15 +490,16 @@ class HierarchicalFeatureFusion(nn.Module):
 
 @contextmanager
 def _frozen_statistics(module: nn.Module):
-    """Keep every BatchNorm of the module from updating its running statistics."""
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    """Keep the BatchNorms of the module from counting a batch: their statistics stay as they are."""
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, num_batches_tracked) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, num_batches_tracked
 
 
 class HiFuseStage(nn.Module):
@@ -431,10 +581,7 @@ class HiFuseStage(nn.Module):
         if self.grad_checkpointing and not torch.jit.is_scripting():
             local_map = checkpoint_seq(self.local_blocks, local_map)
             global_map = checkpoint_seq(self.global_blocks, global_map).permute(0, 3, 1, 2)
-            # the backward pass runs the HFF block again, and its BatchNorms have already counted this batch;
-            # torch.compile takes no such context
-            recompute = {} if torch.compiler.is_compiling() else dict(context_fn=self._checkpoint_contexts)
-            fused = checkpoint(self.fusion, local_map, global_map, fused, use_reentrant=False, **recompute)
+            fused = self.checkpoint_fusion(local_map, global_map, fused)
         else:
             local_map = self.local_blocks(local_map)
             global_map = self.global_blocks(global_map).permute(0, 3, 1, 2)
@@ -442,8 +589,18 @@ class HiFuseStage(nn.Module):
         return local_map, global_map, fused
 
     @torch.jit.ignore
-    def _checkpoint_contexts(self):
-        return nullcontext(), _frozen_statistics(self.fusion)
+    def checkpoint_fusion(
+        self, local_map: torch.Tensor, global_map: torch.Tensor, fused: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The HFF block, computed a second time in the backward pass instead of kept."""
+        if torch.compiler.is_compiling():  # which takes no context functions
+            return checkpoint(self.fusion, local_map, global_map, fused, use_reentrant=False)
+
+        def contexts():
+            # the running statistics have already counted this batch when the backward pass runs the block again
+            return nullcontext(), _frozen_statistics(self.fusion)
+
+        return checkpoint(self.fusion, local_map, global_map, fused, use_reentrant=False, context_fn=contexts)
 
 
 class HiFuse(nn.Module):
@@ -567,7 +724,7 @@ class HiFuse(nn.Module):
             else [
                 (r"^stages\.(\d+)\.\w+_downsample", (0,)),
                 (r"^stages\.(\d+)\.\w+_blocks\.(\d+)", None),
-                (r"^stages\.(\d+)\.fusion", (99999,)),
+                (r"^stages\.(\d+)\.fusion", (999,)),
             ],
         )
 
@@ -582,15 +739,34 @@ class HiFuse(nn.Module):
         """The classification layer."""
         return self.head.fc
 
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+    def fuse(self) -> "HiFuse":
+        """Fold every BatchNorm into its neighbour and every pair of linear layers into one, in place, for inference.
+
+        The outputs stay the same. The state dict does not: it loads into fused networks only.
+
+        Raises:
+            RuntimeError: If the network is in training mode, in which BatchNorm works on the statistics of the batch.
+        """
+        if self.training:
+            raise RuntimeError("fuse() is for inference and the network is in training mode: call eval() before it")
+        return reparameterize_model(self, inplace=True)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:
         """Replace the classification layer by a new one.
 
         Args:
             num_classes: Number of classes, 0 for none.
             global_pool: Pooling of the head, None to keep it.
+            reset_other: Whether to drop the head's norm as well.
         """
+        weight = self.local_stem[0].weight
         self.num_classes = num_classes
-        self.head.reset(num_classes, pool_type=global_pool, **get_device_dtype(self))
+        if reset_other:
+            self.head.norm = nn.Identity()
+            self.head.in_features = self.head.num_features = self.num_features
+        self.head.reset(num_classes, pool_type=global_pool)
+        self.head.fc.to(device=weight.device, dtype=weight.dtype)  # which timm before 1.0.29 leaves to its caller
+        self.head_hidden_size = self.head.num_features
 
     def forward_intermediates(
         self,
@@ -649,11 +825,9 @@ class HiFuse(nn.Module):
         if prune_end:
             self.num_features = self.feature_info[max_index]["num_chs"]
         if prune_head or prune_end:
-            self.head.reset(0, pool_type="", reset_other=True, in_features=self.num_features)
-            self.num_classes = 0
+            self.reset_classifier(0, "", reset_other=True)
         elif prune_norm:
             self.head.norm = nn.Identity()
-        self.head_hidden_size = self.head.num_features
         return take_indices
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
@@ -702,6 +876,8 @@ def _init_weights(module: nn.Module, name: str = "") -> None:
 
 
 def _create_hifuse(variant: str, pretrained: bool = False, **kwargs) -> HiFuse:
+    if isinstance(kwargs.get("pretrained_cfg"), str):
+        check_tag(variant, kwargs["pretrained_cfg"])
     if pretrained:
         kwargs = resolve_weights(variant, **kwargs)
     return build_model_with_cfg(

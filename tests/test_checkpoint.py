@@ -1,0 +1,202 @@
+"""Checkpoint files: every layout that loads, and everything that is refused with a reason."""
+
+import argparse
+import pickle
+from collections import OrderedDict
+
+import pytest
+import timm
+import torch
+from conftest import NARROW
+from parity import MODELS, authors_state_dict
+from safetensors.torch import save_file
+
+from hifuse_timm.checkpoint import (
+    Architecture,
+    checkpoint_filter_fn,
+    convert_state_dict,
+    read_checkpoint,
+    read_training_args,
+    save_weights,
+)
+
+
+@pytest.fixture
+def state_dict(narrow):
+    return narrow().state_dict()
+
+
+def assert_same(found, expected):
+    assert set(found) == set(expected)
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
+
+
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "net"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_wrapped_and_prefixed_weights_load(state_dict, tmp_path, wrapper, prefix):
+    content = OrderedDict((prefix + key, value) for key, value in state_dict.items())
+    torch.save({wrapper: content, "epoch": 3, "arch": "hifuse_tiny"} if wrapper else content, tmp_path / "weights.pth")
+    assert_same(read_checkpoint(tmp_path / "weights.pth"), state_dict)
+    overlay = dict(file=str(tmp_path / "weights.pth"))
+    model = timm.create_model("hifuse_tiny", pretrained=True, pretrained_cfg_overlay=overlay, **NARROW)
+    assert_same(model.state_dict(), state_dict)
+
+
+def test_safetensors_and_files_of_old_torch_load(state_dict, tmp_path):
+    save_file(state_dict, tmp_path / "weights.safetensors")
+    assert_same(read_checkpoint(tmp_path / "weights.safetensors"), state_dict)
+    torch.save(state_dict, tmp_path / "weights.pt", _use_new_zipfile_serialization=False)
+    assert_same(read_checkpoint(tmp_path / "weights.pt"), state_dict)
+
+
+def test_averaged_weights_are_taken_on_request(state_dict, tmp_path):
+    averaged = {key: value + 1 for key, value in state_dict.items()}
+    args = argparse.Namespace(lr=0.1)
+    torch.save(dict(state_dict=state_dict, state_dict_ema=averaged, args=args), tmp_path / "last.pth.tar")
+    assert_same(read_checkpoint(tmp_path / "last.pth.tar"), state_dict)
+    assert_same(read_checkpoint(tmp_path / "last.pth.tar", use_ema=True), averaged)
+    assert read_training_args(tmp_path / "last.pth.tar") == {"lr": 0.1}
+
+
+def test_saved_weights_are_whole_or_not_there(state_dict, tmp_path):
+    save_weights(state_dict, tmp_path / "weights.safetensors")
+    assert_same(read_checkpoint(tmp_path / "weights.safetensors"), state_dict)
+    (tmp_path / "other").touch()
+    assert (tmp_path / "weights.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+    with pytest.raises(RuntimeError):  # safetensors takes no memory twice
+        save_weights(dict.fromkeys("ab", torch.zeros(2)), tmp_path / "weights.safetensors")
+    assert_same(read_checkpoint(tmp_path / "weights.safetensors"), state_dict)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+# The authors' layout
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+@pytest.mark.parametrize("dense", [False, True])
+def test_authors_weights_name_their_variant(size, dense):
+    # their shapes alone, without memory behind them
+    shapes = MODELS["state_dict_shapes"][size]
+    authors = {k: torch.empty(s, device="meta") for k, s in shapes.items()}
+    if dense:
+        for key in [k for k in authors if k.endswith("residual.conv1.conv.weight")]:
+            authors[key] = torch.empty(shapes[key][0], shapes[key][0], 3, 3, device="meta")
+    converted, dropped = convert_state_dict(authors)
+    architecture = Architecture.of(converted)
+    assert architecture.variant == f"hifuse_{size}" + ("_dense" if dense else "")
+    assert (architecture.num_classes, architecture.in_chans) == (7, 3)
+    model = timm.create_model(architecture.variant, device="meta")
+    assert {k: v.shape for k, v in converted.items()} == {k: v.shape for k, v in model.state_dict().items()}
+    assert set(MODELS["never_executed_parameters_of_tiny"]) <= set(dropped) or size != "tiny"
+
+
+def test_weights_in_our_layout_pass_unchanged(state_dict):
+    converted, dropped = convert_state_dict(state_dict)
+    assert_same(converted, state_dict)
+    assert dropped == {}
+
+
+# Refused
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing.pth does not exist"):
+        read_checkpoint(tmp_path / "nothing.pth")
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pth"])
+@pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999])
+def test_truncated_file_says_so(state_dict, tmp_path, ending, kept):
+    path = tmp_path / f"weights{ending}"
+    save_file(state_dict, path) if ending == ".safetensors" else torch.save(state_dict, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises(ValueError, match="truncated|damaged"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", [b"<html>404</html>", b"\x80\x02}q\x00.", b"\x80\x02]q\x00.", bytes(range(256))])
+def test_file_that_is_no_checkpoint_says_so(tmp_path, content):
+    for name in ("weights.pth", "weights.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"checkpoint .*{name}"):
+            read_checkpoint(tmp_path / name)
+
+
+class Trap:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pickle_that_would_run_code_is_refused_and_does_not_run(state_dict, tmp_path, legacy):
+    content = dict(state_dict=state_dict, extra=Trap(tmp_path / "sprung"))
+    torch.save(content, tmp_path / "weights.pth", _use_new_zipfile_serialization=not legacy)
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps(Trap(tmp_path / "sprung"), protocol=2))
+    for name in ("weights.pth", "bare.pth"):
+        with pytest.raises(ValueError, match=rf"{name} needs .*open to be unpickled.*refused.*state_dict\(\)"):
+            read_checkpoint(tmp_path / name)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_whole_pickled_network_is_refused(narrow, tmp_path):
+    torch.save(narrow(), tmp_path / "model.pth")
+    with pytest.raises(ValueError, match=r"hifuse_timm\.hifuse\.HiFuse.*save its state_dict\(\)"):
+        read_checkpoint(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(note="best"), "note is a str"),
+        (dict(epoch=3), "epoch is a int"),
+    ],
+)
+def test_weights_that_are_not_all_tensors_are_refused(state_dict, tmp_path, change, words):
+    for content in (state_dict | change, {"state_dict": state_dict | change}):
+        torch.save(content, tmp_path / "weights.pth")
+        with pytest.raises(ValueError, match=f"no state dict of tensors: {words}"):
+            read_checkpoint(tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=words):
+        checkpoint_filter_fn(state_dict | change, torch.nn.Identity())
+
+
+def test_empty_and_other_content_is_refused(tmp_path):
+    for content, words in (({}, "it is empty"), (torch.zeros(1), "holds a Tensor"), ([1], "holds a list")):
+        torch.save(content, tmp_path / "weights.pth")
+        with pytest.raises(ValueError, match=words):
+            read_checkpoint(tmp_path / "weights.pth")
+
+
+def load_into(narrow, state_dict: dict, name: str = "hifuse_tiny", **kwargs):
+    overlay = dict(state_dict=state_dict)
+    return narrow(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
+
+
+def test_weights_of_another_network_are_refused(narrow, state_dict):
+    with pytest.raises(ValueError, match=r"not those of a HiFuse: their keys are conv1\.0\.weight"):
+        load_into(narrow, timm.create_model("resnet10t").state_dict())
+    with pytest.raises(ValueError, match=r"checkpoint is of .*\(2, 2, 6, 2\).*, the model is .*\(2, 2, 2, 2\)"):
+        load_into(narrow, narrow("hifuse_small").state_dict())
+    del state_dict["stages.1.fusion.norm.weight"]
+    with pytest.raises(ValueError, match=r"missing: stages\.1\.fusion\.norm\.weight"):
+        load_into(narrow, state_dict)
+
+
+def test_dense_weights_in_a_depthwise_network_name_the_dense_one(narrow):
+    with pytest.raises(ValueError, match=r"dense IRMLP.*hifuse_\*_dense"):
+        load_into(narrow, narrow("hifuse_tiny_dense").state_dict())
+    with pytest.raises(ValueError, match="hifuse_tiny, hifuse_small or hifuse_base hold such"):
+        load_into(narrow, narrow().state_dict(), "hifuse_tiny_dense")
+
+
+def test_dense_weights_of_the_authors_name_the_variant_to_create(full_width):
+    authors = authors_state_dict("tiny")
+    for i, dim in enumerate((96, 192, 384, 768), 1):
+        authors[f"fu{i}.residual.conv1.conv.weight"] = torch.zeros(1).expand(3 * dim, 3 * dim, 3, 3)
+    with pytest.raises(ValueError, match="create hifuse_tiny_dense instead"):
+        checkpoint_filter_fn(authors, full_width("hifuse_tiny"))
