@@ -1,0 +1,232 @@
+"""What the network takes and gives: sizes, channels, precisions, layouts, masks, and its errors."""
+
+import timm
+import torch
+import torch.nn.functional as F
+from conftest import NARROW
+from pytest import mark, raises
+from torch import nn
+
+from hifuse_timm.hifuse import GlobalBlock, make_window_mask
+
+PARAMETERS = {
+    "hifuse_tiny": 54_673_217,
+    "hifuse_small": 58_250_993,
+    "hifuse_base": 68_984_321,
+    "hifuse_tiny_dense": 118_086_497,
+    "hifuse_small_dense": 121_664_273,
+    "hifuse_base_dense": 132_397_601,
+}
+
+
+def randn(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+@mark.parametrize("name", PARAMETERS)
+def test_parameters_are_those_of_the_design(name):
+    model = timm.create_model(name, num_classes=7, device="meta")
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
+
+
+@mark.parametrize("size", [(32, 32), (33, 47), (64, 96), (224, 130), (250, 224)])
+@torch.no_grad()
+def test_any_size_equals_zero_padding_to_the_next_multiple_of_32(narrow, size):
+    model = narrow()
+    x = randn(2, 3, *size)
+    padded = F.pad(x, (0, -size[1] % 32, 0, -size[0] % 32))
+    features = model.forward_features(x)
+    assert features.shape == (2, 128, padded.shape[2] // 32, padded.shape[3] // 32)
+    torch.testing.assert_close(features, model.forward_features(padded), rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_size_that_the_network_is_built_for_changes_nothing(narrow):
+    x = randn(2, 3, 96, 160)
+    torch.testing.assert_close(narrow(img_size=(96, 160))(x), narrow()(x), rtol=0, atol=0)
+
+
+def test_attention_gives_the_same_fused_and_not():
+    """The fused call where there is one, the products written out where a CPU trains."""
+    block = GlobalBlock(16, 2, shift_size=3, map_size=(14, 21))
+    x = randn(2, 14, 21, 16)
+    trained = block(x)
+    assert trained.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), trained)
+        block.attn.fused_attn = False
+        torch.testing.assert_close(block(x), trained)
+
+
+def test_mask_adds_no_denormal_numbers():
+    """Probabilities of 1e-44, which -100 leaves, slow a CPU's matrix products down by up to ten times."""
+    mask = make_window_mask(2, 2, 7, 3, torch.device("cpu"), torch.float32)
+    assert set(torch.unique(mask.exp()).tolist()) == {0.0, 1.0}
+
+
+@torch.no_grad()
+def test_padded_positions_take_part_in_the_attention():
+    block = GlobalBlock(16, 2, map_size=(7, 7)).eval()
+    x = randn(1, 4, 4, 16)
+    padded = F.pad(block.norm(x), (0, 0, 0, 3, 0, 3))
+    expected = block.attn(padded.flatten(1, 2)).view(1, 7, 7, 16)[:, :4, :4]
+    torch.testing.assert_close(block.window_attention(block.norm(x)), expected)
+
+
+@torch.no_grad()
+def test_batch_of_one_in_eval_mode(narrow):
+    model = narrow()
+    x = randn(3, 3, 64, 64)
+    torch.testing.assert_close(torch.cat([model(image[None]) for image in x]), model(x), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_channels_last_in_gives_the_same(narrow):
+    model = narrow()
+    x = randn(2, 3, 64, 96)
+    expected = model(x)
+    torch.testing.assert_close(model(x.to(memory_format=torch.channels_last)), expected, rtol=1e-5, atol=1e-5)
+    model = model.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(model(x.to(memory_format=torch.channels_last)), expected, rtol=1e-5, atol=1e-5)
+
+
+@mark.parametrize("in_chans", [1, 4])
+@torch.no_grad()
+def test_other_numbers_of_channels(narrow, in_chans):
+    assert narrow(in_chans=in_chans)(randn(2, in_chans, 64, 64)).shape == (2, 7)
+
+
+@torch.no_grad()
+def test_bfloat16_and_autocast_stay_near_float32(narrow):
+    model = narrow()
+    x = randn(2, 3, 64, 96)
+    expected = model(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = model(x)
+    low = narrow().to(torch.bfloat16)(x.to(torch.bfloat16))
+    assert low.dtype == torch.bfloat16
+    for found in (mixed.float(), low.float()):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0.1 * expected.std().item() + 0.02)
+
+
+@mark.parametrize("size", [(224, 224), (96, 160)])
+def test_forward_never_waits_for_the_device(size):
+    """On the meta device there are no values: whatever asks for one fails, at the built size and at any other."""
+    model = timm.create_model("hifuse_tiny", **NARROW, device="meta")
+    assert model(torch.empty(2, 3, *size, device="meta")).shape == (2, 7)
+
+
+def test_masks_and_indices_move_with_the_module_and_stay_out_of_the_state_dict(narrow):
+    model = narrow()
+    shifted = [m for m in model.modules() if isinstance(m, GlobalBlock) and m.shift_size]
+    assert [m.attn_mask.shape[:2] for m in shifted] == [(8, 8), (4, 4), (2, 2), (1, 1)]
+    assert not [key for key in model.state_dict() if "mask" in key or "index" in key]
+    for buffer in ("attn_mask", "attn.relative_position_index"):
+        assert all(m.to("meta").get_buffer(buffer).is_meta for m in shifted)
+    model = narrow(dtype=torch.bfloat16)
+    assert {buffer.dtype for key, buffer in model.named_buffers() if key.endswith("attn_mask")} == {torch.bfloat16}
+
+
+def test_network_built_on_meta_and_filled_later_is_whole(narrow):
+    model = narrow()
+    other = timm.create_model("hifuse_tiny", **NARROW, device="meta").to_empty(device="cpu").eval()
+    for module in other.modules():
+        if hasattr(module, "init_non_persistent_buffers"):
+            module.init_non_persistent_buffers()
+    other.load_state_dict(model.state_dict())
+    x = randn(1, 3, 64, 64)
+    torch.testing.assert_close(other(x), model(x), rtol=0, atol=0)
+
+
+def test_mask_splits_a_single_window_into_four_regions():
+    mask = make_window_mask(1, 1, 7, 3, torch.device("cpu"), torch.float32)[0, 0]
+    assert set(mask.unique().tolist()) == {-torch.inf, 0.0}
+    regions = {tuple(row) for row in (mask == 0).int().tolist()}
+    assert sorted(sum(region) for region in regions) == [9, 12, 12, 16]
+
+
+def test_every_mask_row_matches_the_windows_of_swin():
+    """timm's Swin makes the same masks, another way and with -100, where the map is larger than the window."""
+    from timm.models.swin_transformer import SwinTransformerBlock
+
+    block = SwinTransformerBlock(8, (21, 14), num_heads=1, window_size=7, shift_size=3)
+    mask = make_window_mask(3, 2, 7, 3, torch.device("cpu"), torch.float32).flatten(0, 1)
+    assert torch.equal(mask == 0, block.attn_mask == 0)
+
+
+def test_stochastic_depth_grows_over_each_branch_and_ends_in_the_hff_block(narrow):
+    model = narrow(depths=(1, 2, 1, 1), global_depths=(2, 2, 2, 2), drop_path_rate=0.4)
+    rates = {
+        branch: [
+            getattr(block.drop_path, "drop_prob", 0.0)
+            for stage in model.stages
+            for block in getattr(stage, f"{branch}_blocks")
+        ]
+        for branch in ("local", "global")
+    }
+    torch.testing.assert_close(rates["local"], torch.linspace(0, 0.4, 5).tolist())
+    torch.testing.assert_close(rates["global"], torch.linspace(0, 0.4, 8).tolist())
+    fusion = [getattr(stage.fusion.drop_path, "drop_prob", 0.0) for stage in model.stages]
+    torch.testing.assert_close(fusion[1:], [max(0.2, 1.2 / 7), max(0.3, 2 / 7), 0.4])
+
+
+def test_first_stage_has_no_stochastic_depth_to_zero_a_map(narrow):
+    model = narrow(drop_path_rate=0.9).train()
+    torch.manual_seed(0)
+    x = randn(16, 3, 32, 32)
+    with torch.no_grad():
+        fused = model.forward_intermediates(x, indices=[0], intermediates_only=True)[0]
+    assert (fused.flatten(1).abs().amax(1) > 0).all()
+
+
+def test_initialisation_is_the_papers():
+    torch.manual_seed(0)
+    model = timm.create_model("hifuse_tiny", **NARROW)
+    for name, module in model.named_modules():
+        if not isinstance(module, (nn.Linear, nn.Conv2d)):
+            continue
+        if ".fusion." in name:  # PyTorch's default for convolutions, and for Linear the same
+            bound = module.weight[0].numel() ** -0.5
+            assert 0.8 * bound < module.weight.abs().max() <= bound, name
+            continue
+        std = 0.02 if isinstance(module, nn.Linear) else 0.2
+        assert 0.75 * std < module.weight.std() < 1.25 * std, name
+        assert module.bias is None or not module.bias.any(), name
+
+
+def test_dropout_rates_reach_their_layers(narrow):
+    model = narrow(drop_rate=0.1, attn_drop_rate=0.2, proj_drop_rate=0.3)
+    attention = model.stages[0].global_blocks[0].attn
+    assert (model.head.drop.p, attention.attn_drop.p, attention.proj_drop.p) == (0.1, 0.2, 0.3)
+
+
+@mark.parametrize(
+    "shape, words",
+    [
+        ((3, 64, 64), ["3 dimensions", "expected 4"]),
+        ((1, 1, 64, 64), ["1 channels", "expected 3", "in_chans"]),
+        ((1, 3, 31, 64), ["31x64", "32"]),
+        ((1, 3, 64, 16), ["64x16", "32"]),
+    ],
+)
+def test_wrong_input_says_what_it_is_and_what_would_be_right(narrow, shape, words):
+    with raises(ValueError) as error:
+        narrow()(torch.zeros(shape))
+    assert all(word in str(error.value) for word in words)
+
+
+@mark.parametrize(
+    "arguments, words",
+    [
+        (dict(depths=(2, 2, 2)), ["depths", "(2, 2, 2)"]),
+        (dict(global_depths=(2, 2, 2)), ["global_depths", "(2, 2, 2)"]),
+        (dict(dims=(16, 32, 64)), ["depths", "(16, 32, 64)"]),
+        (dict(num_heads=(1, 2, 4)), ["num_heads", "(1, 2, 4)"]),
+        (dict(num_heads=(3, 2, 4, 8)), ["num_heads[0]", "3", "divisor", "16"]),
+        (dict(depths=(2, 0, 2, 2)), ["depths", "(2, 0, 2, 2)"]),
+    ],
+)
+def test_wrong_architecture_says_which_argument(narrow, arguments, words):
+    with raises(ValueError) as error:
+        narrow(**arguments)
+    assert all(word in str(error.value) for word in words)
