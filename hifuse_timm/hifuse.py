@@ -21,6 +21,7 @@ from timm.layers import (
     LayerNorm2d,
     NormMlpClassifierHead,
     calculate_drop_path_rates,
+    get_device_dtype,
     trunc_normal_,
     use_fused_attn,
 )
@@ -759,13 +760,10 @@ class HiFuse(nn.Module):
             global_pool: Pooling of the head, None to keep it.
             reset_other: Whether to drop the head's norm as well.
         """
-        weight = self.local_stem[0].weight
         self.num_classes = num_classes
-        if reset_other:
-            self.head.norm = nn.Identity()
-            self.head.in_features = self.head.num_features = self.num_features
-        self.head.reset(num_classes, pool_type=global_pool)
-        self.head.fc.to(device=weight.device, dtype=weight.dtype)  # which timm before 1.0.29 leaves to its caller
+        self.head.reset(
+            num_classes, global_pool, reset_other=reset_other, in_features=self.num_features, **get_device_dtype(self)
+        )
         self.head_hidden_size = self.head.num_features
 
     def forward_intermediates(

@@ -236,7 +236,8 @@ def _download(hub_id: str, filename: str | None, cache_dir: str | Path | None) -
 
 def _explain(error: Exception, repo_id: str, revision: str) -> Exception:
     """The error to show for one of the Hub's client: what was asked for, and what to do."""
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    response = error.response if isinstance(error, HfHubHTTPError) else None
+    status = None if response is None else response.status_code
     if isinstance(error, HFValidationError):
         return ValueError(f"{repo_id!r} is no repository id of the Hub ({error}); see HIFUSE_TIMM_NAMESPACE")
     if isinstance(error, GatedRepoError):
