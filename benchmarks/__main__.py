@@ -1,0 +1,39 @@
+"""The command line: `python -m benchmarks COMMAND --help`."""
+
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+
+from . import complexity, report, scaling, throughput
+
+COMMANDS = dict(complexity=complexity, throughput=throughput, scaling=scaling, report=report)
+
+
+def main(argv: list[str] | None = None) -> int | str | None:
+    """Run one command.
+
+    Returns:
+        The command's exit code or None, or what is wrong with an argument, for sys.exit.
+    """
+    parser = ArgumentParser(prog="python -m benchmarks", description="HiFuse against the networks of its paper.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name,
+            help=module.__doc__,
+            description=module.__doc__,
+        )
+        module.add_arguments(subparser)
+    args = parser.parse_args(argv)
+    try:
+        for option in ("json", "markdown"):
+            path = getattr(args, option, None)
+            if path and not Path(path).parent.is_dir():
+                raise ValueError(f"{option}: {path} is in no folder that exists")
+        return COMMANDS[args.command].run(args)
+    except ValueError as error:
+        return f"python -m benchmarks {args.command}: error: {error}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

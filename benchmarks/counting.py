@@ -1,0 +1,145 @@
+"""Parameters and multiply-accumulates of a network, op by op with fvcore and by the rule of the paper's counter."""
+
+import math
+import re
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts a loss on import, which torch deprecates
+    from fvcore.nn import FlopCountAnalysis
+    from fvcore.nn.jit_handles import elementwise_flop_counter, get_shape
+
+# fvcore's names of the ops behind convolutions and linear layers
+_CONV_LINEAR = ("conv", "linear", "addmm")
+
+_CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORM = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)  # _BatchNorm: InstanceNorm too
+_ACT = (nn.ReLU, nn.PReLU, nn.ELU, nn.LeakyReLU, nn.ReLU6)
+_POOL = (
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+)
+
+
+@dataclass
+class Count:
+    """What a network of some input size holds and computes.
+
+    Attributes:
+        params: Number of parameters.
+        conv_linear: Multiply-accumulates of convolutions and linear layers.
+        full: The same with matrix products, attention, norms and pooling.
+        paper_rule: By the rule of the paper's counter, see `count_by_paper_rule`, for each module that it counts.
+        uncounted_ops: Calls of each op that fvcore knows no count for.
+        uncalled: Parameters of each module that holds some and never ran.
+    """
+
+    params: int
+    conv_linear: float
+    full: float
+    paper_rule: Counter[str]
+    uncounted_ops: dict[str, int] = field(default_factory=dict)
+    uncalled: dict[str, int] = field(default_factory=dict)
+
+
+def _attention_products(inputs, outputs) -> int:
+    """Multiply-accumulates of the two matrix products inside aten::scaled_dot_product_attention."""
+    query, key, value = (get_shape(v) for v in inputs[:3])  # each (..., N, C)
+    return math.prod(query) * key[-2] + math.prod(query[:-1]) * key[-2] * value[-1]
+
+
+_PER_INPUT_ELEMENT = elementwise_flop_counter(1, 0)
+_HANDLES = {"aten::scaled_dot_product_attention": _attention_products} | {
+    # adaptive_avg_pool2d has a handle in fvcore, one an element of the input; the other poolings follow it
+    f"aten::{op}": _PER_INPUT_ELEMENT
+    for op in ("avg_pool2d", "max_pool2d", "adaptive_max_pool2d", "mean", "amax")
+}
+
+
+def count_by_paper_rule(model: nn.Module, image: torch.Tensor) -> Counter[str]:
+    """Count as mmcv's counter does, which the paper names: module by module, during one forward pass.
+
+    Convolutions (with bias), Linear layers (without), two an element of an affine norm and one of any other, one an
+    element of a ReLU or of what a pooling takes. Subclasses of these modules count as they do. Anything that is no
+    such module counts nothing: attention's matrix products, GELU, sigmoid, hand-written norms.
+
+    Returns:
+        Multiply-accumulates by module name, of the modules that ran.
+    """
+    counts: Counter[str] = Counter()
+
+    def macs(module: nn.Module, x: torch.Tensor, out: torch.Tensor) -> int:
+        if isinstance(module, _CONV):
+            return out.numel() * (module.weight[0].numel() + (module.bias is not None))
+        if isinstance(module, nn.Linear):
+            return x.numel() * module.out_features
+        if isinstance(module, _NORM):
+            return x.numel() * (1 if module.weight is None else 2)
+        return out.numel() if isinstance(module, _ACT) else x.numel()
+
+    def make_hook(name: str):
+        def hook(module, inputs, output):
+            counts[name] += macs(module, inputs[0], output)
+
+        return hook
+
+    hooks = [
+        module.register_forward_hook(make_hook(name))
+        for name, module in model.named_modules()
+        if isinstance(module, (*_CONV, nn.Linear, *_NORM, *_ACT, *_POOL))
+    ]
+    try:
+        with torch.inference_mode():
+            model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return counts
+
+
+def sum_without(counts: Counter[str], pattern: str) -> int:
+    """Total of the counts of the modules whose names the pattern does not match anywhere."""
+    return sum(count for name, count in counts.items() if not re.search(pattern, name))
+
+
+def analyze(model: nn.Module, image: torch.Tensor) -> FlopCountAnalysis:
+    """fvcore's analysis of a network, told of the ops that it does not know, and quiet."""
+    analysis = FlopCountAnalysis(model, image).set_op_handle(**_HANDLES)
+    # what these warnings would say goes into the result
+    return analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+
+
+def count(model: nn.Module, image: torch.Tensor) -> Count:
+    """Count a network.
+
+    Args:
+        model: Network, in eval mode, not on the meta device: fvcore traces a forward pass.
+        image: Input, (1, C, H, W).
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # on a busy machine threads wait for each other longer than these passes take
+    try:
+        analysis = analyze(model, image)
+        macs = analysis.by_operator()
+        paper_rule = count_by_paper_rule(model, image)
+    finally:
+        torch.set_num_threads(threads)
+    uncalled = analysis.uncalled_modules()
+    # a module within an uncalled one is part of it
+    roots = [name for name in sorted(uncalled) if name.rpartition(".")[0] not in uncalled]
+    params = {name: sum(p.numel() for p in model.get_submodule(name).parameters()) for name in roots}
+    return Count(
+        params=sum(p.numel() for p in model.parameters()),
+        conv_linear=sum(macs[op] for op in _CONV_LINEAR),
+        full=macs.total(),
+        paper_rule=paper_rule,
+        uncounted_ops={op.removeprefix("aten::"): calls for op, calls in analysis.unsupported_ops().most_common()},
+        uncalled={name: number for name, number in params.items() if number},
+    )

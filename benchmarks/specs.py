@@ -1,0 +1,122 @@
+"""Specs: a network and the form in which to run it, written `NAME[option,...]`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from timm.layers import set_fused_attn, use_fused_attn
+from timm.utils import reparameterize_model
+from torch import nn
+
+from .networks import Form, create_network, find_form
+
+OPTIONS = dict(
+    fuse="fold every BatchNorm into its neighbour, for inference",
+    compile="torch.compile",
+    channels_last="weights and images in channels_last memory format",
+    conv_mlp="1x1 convolutions for the linear layers of its MLPs, where timm's network takes conv_mlp",
+    fused_attn="F.scaled_dot_product_attention wherever timm's layers can use it",
+    grad_checkpointing="compute activations again in the backward pass",
+)
+_SWITCHES = ("compile", "channels_last", "fused_attn")
+_FOLDING = ("fuse", "reparameterize", "switch_to_deploy")  # methods that timm.utils.reparameterize_model calls
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A network and the form in which to run it; see OPTIONS.
+
+    Attributes:
+        text: The spec as written.
+        form: The network.
+        fused_attn: None for what timm does by default.
+    """
+
+    text: str
+    form: Form
+    fuse: bool = False
+    compile: bool = False
+    channels_last: bool = False
+    conv_mlp: bool = False
+    fused_attn: bool | None = None
+    grad_checkpointing: bool = False
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Memory format of weights and images."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+
+def parse_spec(text: str, compile: bool = False, channels_last: bool = False) -> Spec:
+    """Read `NAME` or `NAME[option,...]`, as in `convnext_base[conv_mlp,channels_last]`.
+
+    The switches compile, channels_last and fused_attn can have no_ before them.
+
+    Args:
+        text: The spec.
+        compile: Whether to compile where the spec says nothing.
+        channels_last: Whether to use channels_last where the spec says nothing.
+
+    Raises:
+        ValueError: If the network or an option does not exist.
+    """
+    match = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]*)\])?", text)
+    if match is None:
+        raise ValueError(f"models: {text!r} is no spec, expected NAME or NAME[option,...]")
+    name, options = match[1], [option.strip() for option in (match[2] or "").split(",") if option.strip()]
+    spec = Spec(text, find_form(name), compile=compile, channels_last=channels_last)
+    for option in options:
+        switch = option.removeprefix("no_")
+        if switch not in OPTIONS or (switch != option and switch not in _SWITCHES):
+            known = ", ".join([*OPTIONS, *(f"no_{switch}" for switch in _SWITCHES)])
+            raise ValueError(f"models: {option!r} in {text!r} is no option, expected one of {known}")
+        spec = replace(spec, **{switch: switch == option})
+    return spec
+
+
+@contextmanager
+def _fused_attention(enable: bool | None) -> Iterator[None]:
+    """Have networks that timm builds inside use fused attention or not."""
+    default, experimental = use_fused_attn(), use_fused_attn(experimental=True)
+    if enable is not None:
+        set_fused_attn(enable, experimental=enable)
+    try:
+        yield
+    finally:
+        set_fused_attn(default, experimental=experimental)
+
+
+def build(spec: Spec, img_size: int) -> nn.Module:
+    """Build a network as its spec says, in eval mode on the CPU; placing and compiling it is left to do.
+
+    Raises:
+        ImportError: If the library that has the network is not installed.
+        ValueError: If the network lacks what an option asks for.
+    """
+    with _fused_attention(spec.fused_attn):
+        try:
+            model = create_network(spec.form, img_size, **(dict(conv_mlp=True) if spec.conv_mlp else {}))
+        except TypeError as error:
+            raise ValueError(f"models: {spec.text} cannot be built ({error})") from error
+    if spec.fuse:
+        if not any(
+            hasattr(m, name) for m in model.modules() for name in ("fuse", "reparameterize", "switch_to_deploy")
+        ):
+            raise ValueError(f"models: {spec.form.model} has nothing that folds; leave fuse out of {spec.text}")
+        # timm's function folds the parts of a network, not a network that folds itself
+        model = model.fuse() if hasattr(model, "fuse") else reparameterize_model(model, inplace=True)
+    if spec.grad_checkpointing:
+        if not hasattr(model, "set_grad_checkpointing"):
+            raise ValueError(f"models: {spec.form.model} has no set_grad_checkpointing(), as {spec.text} asks for")
+        model.set_grad_checkpointing()
+    return model
+
+
+def uses_fused_attention(model: nn.Module) -> bool | None:
+    """Whether any attention of a network is fused; None for a network without timm's attention."""
+    found = {bool(module.fused_attn) for module in model.modules() if hasattr(module, "fused_attn")}
+    return any(found) if found else None

@@ -1,0 +1,27 @@
+"""Tables for the terminal and for Markdown pages, and results as JSON files that are never half written."""
+
+import json
+import os
+from pathlib import Path
+
+from tabulate import tabulate
+
+
+def format_table(header: list[str], rows: list[list[str]], markdown: bool = False) -> str:
+    """A table of texts, the first column to the left and all others to the right."""
+    align = ["left"] + ["right"] * (len(header) - 1)
+    return tabulate(
+        rows,
+        header,
+        tablefmt="github" if markdown else "simple",
+        colalign=align if rows else None,
+        disable_numparse=True,
+    )
+
+
+def write_json(path: str | Path, result: dict) -> None:
+    """Write a result beside its place and rename it, so that the file is whole at any time."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(partial, path)

@@ -1,0 +1,196 @@
+"""Images a second, latency and memory of several networks, measured in turns in one process."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from .contenders import MODES, PRECISIONS, parse_device
+from .environment import conditions, format_conditions
+from .measure import Spread, percentile
+from .result import Result, Settings
+from .session import Session
+from .specs import OPTIONS
+from .tables import format_table, write_json
+
+MODELS = [
+    "hifuse_tiny",
+    "hifuse_small",
+    "hifuse_base",
+    "convnext_base",
+    "swin_base_patch4_window7_224",
+    "conformer-base-p16_3rdparty_in1k",
+]
+# conditions that must be the same for a measurement to go on
+_SAME = ("device", "cores", "driver", "threads", "torch", "timm", "hifuse_timm")
+
+
+def _spread(spread: Spread | None, digits: int, scale: float = 1.0, unit: str = "") -> str:
+    if spread is None:
+        return ""
+    low, median, high = (f"{value * scale:.{digits}f}{unit}" for value in (spread.low, spread.median, spread.high))
+    return f"{median} ({low} to {high})"
+
+
+def describe(settings: Settings) -> str:
+    """Mode, precision, image size and form that hold for all networks of a measurement."""
+    form = ["channels_last"] * settings.channels_last + ["compiled"] * settings.compile
+    return ", ".join([settings.mode, settings.precision, f"{settings.image_size} pixels", *form])
+
+
+def format_result(result: Result, markdown: bool = False) -> str:
+    """A table for each batch size with the device's limits under it, and the conditions under them all."""
+    settings, text = result.settings, []
+    header = ["Network", "Images/s", f"Ratio to {settings.baseline}", "p50 (ms)", "p95 (ms)", "Share of matrix rate"]
+    header += ["Fused attention", "Peak memory (GB)", "of it beyond the fixed (GB)"]
+    for limits in result.limits:
+        cells, failures = [], []
+        for row in result.group(limits.group):
+            rates = Spread.of(row.samples.rates) if row.samples.rates else None
+            calls = sum(row.samples.call_seconds, [])
+            title = row.model + (f", batch {row.batch_size}" if limits.group == "max" else "")
+            cells.append(
+                [
+                    title,
+                    _spread(rates, 2) if rates else "failed" * bool(row.error),
+                    _spread(result.ratio(row), 3),
+                    *(f"{1e3 * percentile(calls, p):.1f}" if calls else "" for p in (50, 95)),
+                    _spread(result.matmul_share(row), 0, 100, "%"),
+                    {None: "", True: "yes", False: "no"}[row.fused_attention],
+                    "" if row.peak_memory is None else f"{row.peak_memory / 1e9:.2f}",
+                    "" if row.excess_memory is None else f"{row.excess_memory / 1e9:.2f}",
+                ]
+            )
+            if row.error is not None:
+                failures.append(f"{title} failed in {row.error}")
+        text += [f"Batch size {limits.group}, {describe(settings)}:", ""]
+        text += [format_table(header, cells, markdown), ""]
+        text += [line for failure in failures for line in (failure, "")]
+        if limits.matmul.rates:
+            matmul, copy = Spread.of(limits.matmul.rates), Spread.of(limits.copy.rates)
+            text += [
+                f"Matrix products: {_spread(matmul, 1, 1e-9)} GFLOP/s. Memory copy: {_spread(copy, 1, 1e-9)} GB/s.",
+                "",
+            ]
+    text += ["Medians, and quartiles in brackets, over the rounds; ratios and shares are taken round by round."]
+    text += [line for session in result.conditions for line in ("", format_conditions(session))]
+    return "\n".join(text)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Define the options of `python -m benchmarks throughput`."""
+    options = "; ".join(f"{name}: {text}" for name, text in OPTIONS.items())
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        metavar="SPEC",
+        help="networks of Table 4 by their library's name, or any of timm's, as NAME or 'NAME[option,...]' "
+        f"({options}; no_compile, no_channels_last, no_fused_attn switch off; default: {' '.join(MODELS)})",
+    )
+    parser.add_argument(
+        "--baseline", metavar="SPEC", help="which of them ratios are to (default: convnext_base, else the first)"
+    )
+    parser.add_argument("--device", help="device, as torch names it (default: cuda if there is a GPU, else cpu)")
+    parser.add_argument(
+        "--batch-size",
+        nargs="+",
+        type=_batch_size,
+        dest="batch_sizes",
+        metavar="N",
+        help="images a call, one or several; max for the largest that fits (default: 1 8, on a GPU 1 128)",
+    )
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="pixels a side (default: 224)")
+    parser.add_argument("--precision", choices=PRECISIONS, help="(default: float32)")
+    parser.add_argument(
+        "--mode", choices=MODES, help="training is forward, backward and a step of AdamW (default: inference)"
+    )
+    parser.add_argument("--channels-last", action="store_true", default=None, help="channels_last for all networks")
+    parser.add_argument("--compile", action="store_true", default=None, help="torch.compile for all networks")
+    parser.add_argument("--rounds", type=int, metavar="N", help="turns of each network (default: 5)")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", metavar="FILE", help="keep each measurement in this file as soon as it is there")
+    output.add_argument("--resume", metavar="FILE", help="go on with the measurement in this file, as it was set up")
+
+
+def _batch_size(text: str) -> int | str:
+    if text == "max" or (text.isdecimal() and int(text) > 0):
+        return text if text == "max" else int(text)
+    raise ArgumentTypeError(f"{text!r} is no batch size, expected a number from 1 up or max")
+
+
+def make_settings(args: Namespace) -> Settings:
+    """Settings from the command line, with the defaults of the device.
+
+    Raises:
+        ValueError: If they cannot be measured here.
+    """
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    device = given.get("device", "cuda" if torch.cuda.is_available() else "cpu")
+    models = given.get("models", MODELS)
+    settings = Settings(
+        models=models,
+        baseline=given.get("baseline", "convnext_base" if "convnext_base" in models else models[0]),
+        batch_sizes=given.get("batch_sizes", [1, 8 if parse_device(device).type == "cpu" else 128]),
+        device=device,
+        image_size=given.get("image_size", 224),
+        precision=given.get("precision", "float32"),
+        mode=given.get("mode", "inference"),
+        channels_last=given.get("channels_last", False),
+        compile=given.get("compile", False),
+        rounds=given.get("rounds", 5),
+    )
+    settings.check()
+    return settings
+
+
+def load_result(path: str, args: Namespace) -> Result:
+    """Read a measurement that is to go on.
+
+    Raises:
+        ValueError: If the file is none, other settings are given, or the machine or a version is another.
+    """
+    try:
+        data = json.loads(Path(path).read_text())
+        result = Result.from_json(data)
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"resume: {path} is no result of throughput --json ({error})") from error
+    given = [field.name for field in fields(Settings) if getattr(args, field.name) is not None]
+    if given:
+        raise ValueError(f"resume: {path} has its own settings; leave out {', '.join(given)}")
+    result.settings.check()
+    then, now = result.conditions[0], conditions(torch.device(result.settings.device))
+    changed = [f"{key} was {then[key]} and is {now[key]}" for key in _SAME if then[key] != now[key]]
+    if changed:
+        raise ValueError(f"resume: {path} was measured under other conditions: {'; '.join(changed)}")
+    return result
+
+
+def run(args: Namespace) -> int:
+    """Measure, print the table, and keep the file up to date.
+
+    Returns:
+        Exit code: 130 after an interruption, as shells have it.
+    """
+    result = load_result(args.resume, args) if args.resume else Result(make_settings(args))
+    path = args.resume or args.json
+    result.conditions.append(conditions(torch.device(result.settings.device)))
+
+    def save() -> None:
+        if path:
+            write_json(path, result.to_json())
+
+    interrupted = False
+    with tqdm(unit="turn", disable=None, smoothing=0) as progress:
+        try:
+            Session(result, save, progress).run()
+        except KeyboardInterrupt:
+            interrupted = True
+    print(format_result(result))
+    if interrupted:
+        print(f"\nInterrupted; --resume {path} goes on." if path else "\nInterrupted.")
+    return 130 if interrupted else 0
