@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from conftest import NARROW
 from pytest import mark, raises
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from hifuse_timm.hifuse import GlobalBlock, make_window_mask
+from hifuse_timm.hifuse import GlobalBlock, LinearGelu, make_window_mask
 
 PARAMETERS = {
     "hifuse_tiny": 54_673_217,
@@ -230,3 +231,22 @@ def test_wrong_architecture_says_which_argument(narrow, arguments, words):
     with raises(ValueError) as error:
         narrow(**arguments)
     assert all(word in str(error.value) for word in words)
+
+
+def test_gelu_inside_the_product_is_the_exact_one():
+    layer = LinearGelu(24, 40)
+    x = randn(2, 5, 5, 24)
+    plain = layer(x)  # with gradients there is no other way
+    assert plain.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), plain, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(layer(x), F.gelu(F.linear(x, layer.weight, layer.bias)), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_flop_counters_see_every_product():
+    """Whoever intercepts operators gets plain ones, of which counters know the FLOPs."""
+    layer = LinearGelu(24, 40, bias=False)
+    with FlopCounterMode(display=False) as counter:
+        layer(randn(10, 24))
+    assert counter.get_total_flops() == 2 * 10 * 24 * 40
