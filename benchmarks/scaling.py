@@ -220,11 +220,13 @@ def run(args: Namespace) -> int:
             data = [asdict(point) for point in points]
             write_json(args.json, dict(kind="scaling", conditions=here, batch_size=args.batch_size, points=data))
 
-    code = 0
+    interrupted = False
     with tqdm(total=len(points) * (args.rounds + 2), unit="turn", disable=None, smoothing=0) as progress:
         try:
             measure(points, device, args.batch_size, args.rounds, Timer.on(device), progress, save)
         except KeyboardInterrupt:
-            code = 130
+            interrupted = True
     print(format_points(points, here))
-    return code
+    if interrupted:
+        print("\nInterrupted.")
+    return 130 if interrupted else 0

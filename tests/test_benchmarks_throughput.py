@@ -225,8 +225,12 @@ def test_command_measures_writes_and_resumes(tmp_path, monkeypatch, capsys, no_m
 
 
 def test_ctrl_c_ends_with_what_there_is(tmp_path, monkeypatch, capsys):
-    def run(self):
+    def run(*args):
         raise KeyboardInterrupt
+
+    monkeypatch.setattr(scaling, "measure", run)
+    assert main(["scaling", "--models", "test_vit"]) == 130
+    assert "Interrupted." in capsys.readouterr().out
 
     monkeypatch.setattr(Session, "run", run)
     path = tmp_path / "result.json"
