@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import matplotlib
@@ -12,8 +11,6 @@ import matplotlib.pyplot as plt  # noqa: E402  (after the choice of a backend wi
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.lines import Line2D  # noqa: E402
-from matplotlib.text import Text  # noqa: E402
-from matplotlib.transforms import Bbox  # noqa: E402
 
 from . import complexity, scaling  # noqa: E402
 from .measure import Spread  # noqa: E402
@@ -23,6 +20,7 @@ from .specs import parse_spec  # noqa: E402
 
 # Okabe and Ito's colours, told apart by all common forms of colour blindness; shapes differ too
 BLUE, VERMILLION, GREEN, ORANGE, PURPLE, BLACK = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#000000"
+LABEL_SIZE = 9
 STYLE = {
     "font.size": 10,
     "figure.facecolor": "white",
@@ -84,54 +82,35 @@ def complexity_figure(rows: list[complexity.Row]) -> Figure:
     return figure
 
 
-# where a label can stand beside a point: offset in typographic points, and what of the label is there
-_BESIDE = (
-    (10, 0, "left", "center"),
-    (-10, 0, "right", "center"),
-    (-8, 8, "right", "bottom"),
-    (-8, -8, "right", "top"),
-    (8, 8, "left", "bottom"),
-    (8, -8, "left", "top"),
-)
-
-
-def place_labels(ax: Axes, points: dict[str, tuple[float, Spread]]) -> None:
-    """Write a label beside each point, where it covers no point, no error bar and no other label.
+def place_labels(ax: Axes, points: dict[str, tuple[float, float]]) -> None:
+    """Write labels in a column beside the axes, each as level with its point as the others let it, with a line to it.
 
     Args:
         ax: Axes that hold the points, whose limits are final.
-        points: x and y of each label's point, y with the ends of its error bar.
+        points: Where the point of each label is.
     """
     ax.figure.canvas.draw()  # settles the layout
-    reach = 8 * ax.figure.dpi / 72  # of a marker
-    taken = []
-    for x, y in points.values():
-        (left, bottom), (right, top), (_, middle) = ax.transData.transform([(x, y.low), (x, y.high), (x, y.median)])
-        taken.append(
-            Bbox.from_extents(left - reach, min(bottom, middle - reach), right + reach, max(top, middle + reach))
+    frame = ax.get_window_extent()
+    spacing = 1.5 * LABEL_SIZE * ax.figure.dpi / 72 / frame.height  # in heights of the axes, as all that follows
+    labels = sorted(points, key=lambda label: points[label][1])
+    heights = [(ax.transData.transform(points[label])[1] - frame.y0) / frame.height for label in labels]
+    for i in range(1, len(heights)):  # upwards from the lowest
+        heights[i] = max(heights[i], heights[i - 1] + spacing)
+    ceiling = 1.0
+    for i in reversed(range(len(heights))):  # and down again from the top
+        ceiling = heights[i] = min(heights[i], ceiling)
+        ceiling -= spacing
+    for label, height in zip(labels, heights, strict=True):
+        ax.annotate(
+            label,
+            points[label],
+            xytext=(1.02, height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=LABEL_SIZE,
+            zorder=1.5,  # the line goes under the markers
+            arrowprops=dict(arrowstyle="-", color="#999999", linewidth=0.8, relpos=(0, 0.5), shrinkA=1, shrinkB=0),
         )
-    frame, renderer = ax.get_window_extent(), ax.figure.canvas.get_renderer()
-    for label, (x, y) in sorted(points.items(), key=lambda point: -point[1][1].median):
-        # further and further up or down, then with a line to the point
-        for distance, (dx, dy, ha, va) in itertools.product(range(0, 120, 8), _BESIDE):
-            text = ax.annotate(
-                label,
-                (x, y.median),
-                xytext=(dx, dy + (distance if dy >= 0 else -distance)),
-                textcoords="offset points",
-                ha=ha,
-                va=va,
-                fontsize=8.5,
-                zorder=1,  # the line goes under the markers
-                arrowprops=dict(arrowstyle="-", color="#888888", linewidth=0.7, shrinkB=0) if dy else None,
-            )
-            text.update_positions(renderer)
-            box = Text.get_window_extent(text, renderer)  # without the line
-            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            if inside and not any(box.overlaps(other) for other in taken):
-                taken.append(box)
-                break
-            text.remove()
 
 
 def throughput_figure(result: Result) -> Figure:
@@ -144,9 +123,9 @@ def throughput_figure(result: Result) -> Figure:
     norm = plt.Normalize(min(accuracies, default=0), max(accuracies, default=100))
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            1, len(groups), figsize=(1.2 + 5.6 * len(groups), 5.8), squeeze=False, layout="constrained"
+            1, len(groups), figsize=(1.2 + 6.4 * len(groups), 5.2), squeeze=False, layout="constrained"
         )
-        points: dict[Axes, dict[str, tuple[float, Spread]]] = {}
+        points: dict[Axes, dict[str, tuple[float, float]]] = {}
         for ax, group in zip(axes[0], groups, strict=True):
             rows = [row for row in result.group(group) if row.error is None and row.samples.rates and row.macs]
             points[ax] = {}
@@ -166,10 +145,10 @@ def throughput_figure(result: Result) -> Figure:
                     capsize=3,
                 )
                 options = row.model.partition("[")[1:]
-                points[ax]["".join([network.name, *options]) if network else row.model] = (x, rate)
+                points[ax]["".join([network.name, *options]) if network else row.model] = (x, rate.median)
             ax.set_title(f"Batch size {group}", fontsize=11)
             ax.set_xlabel("GMACs an image (convolutions and linear layers)")
-            ax.set_xlim(0, 1.2 * max((x for x, _ in points[ax].values()), default=1))
+            ax.set_xlim(0, 1.1 * max((x for x, _ in points[ax].values()), default=1))
             ax.set_ylim(0, 1.15 * ax.get_ylim()[1])
         axes[0][0].set_ylabel("Images a second (median, quartiles)")
         if accuracies:
