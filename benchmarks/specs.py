@@ -103,9 +103,7 @@ def build(spec: Spec, img_size: int) -> nn.Module:
         except TypeError as error:
             raise ValueError(f"models: {spec.text} cannot be built ({error})") from error
     if spec.fuse:
-        if not any(
-            hasattr(m, name) for m in model.modules() for name in ("fuse", "reparameterize", "switch_to_deploy")
-        ):
+        if not any(hasattr(m, name) for m in model.modules() for name in _FOLDING):
             raise ValueError(f"models: {spec.form.model} has nothing that folds; leave fuse out of {spec.text}")
         # timm's function folds the parts of a network, not a network that folds itself
         model = model.fuse() if hasattr(model, "fuse") else reparameterize_model(model, inplace=True)
