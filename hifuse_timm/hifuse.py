@@ -311,14 +311,12 @@ class GlobalBlock(nn.Module):
         size = (self.window_size, self.window_size)
         x = pad_map(x, self.window_size)
         mask = self.attn_mask
-        if mask is None:
-            windows = self.attn(window_partition(x, size).flatten(1, 2))  # B*num_windows N C
-            x = window_reverse(windows, size, x.shape[1], x.shape[2])
-        else:
+        if mask is not None:
             mask = fit_window_mask(mask, x, self.window_size, self.shift_size).flatten(0, 1)
             x = torch.roll(x, shifts=(-self.shift_size, -self.shift_size), dims=(1, 2))
-            windows = self.attn(window_partition(x, size).flatten(1, 2), mask)  # B*num_windows N C
-            x = window_reverse(windows, size, x.shape[1], x.shape[2])
+        windows = self.attn(window_partition(x, size).flatten(1, 2), mask)  # B*num_windows N C
+        x = window_reverse(windows, size, x.shape[1], x.shape[2])
+        if mask is not None:
             x = torch.roll(x, shifts=(self.shift_size, self.shift_size), dims=(1, 2))
         return x[:, :height, :width]
 
