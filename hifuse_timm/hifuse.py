@@ -150,6 +150,8 @@ class FusedWindowAttention(WindowAttention):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.qkv = _make_linear(self.qkv.weight, self.qkv.bias, Linear)
+        self.proj = _make_linear(self.proj.weight, self.proj.bias, Linear)
         self.fused_attn = use_fused_attn()
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -168,32 +170,151 @@ class FusedWindowAttention(WindowAttention):
         return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
 
 
-@torch.fx.wrap
-def linear_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """GELU of a Linear, on a CPU's inference in one pass through oneDNN.
+_HAS_ONEDNN = torch.backends.mkldnn.is_available()
+# PyTorch before 2.7 does not tell torch.export, which takes no operators of ours, from torch.compile
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+# glibc hands memory from 32 MiB up back to the system at once, and asking for it again costs a CPU more than the
+# products that fill it
+_PIECE_BYTES = 30 * 2**20
 
-    GELU over the wide maps of the IRMLP is bound by memory; done inside the product it costs nothing, and the layer
-    runs 1.15 times as fast at batch size 8 (benchmarks/README.md). torch.compile finds this by itself, and whoever
-    counts or traces gets the two plain operators.
+
+@torch.library.custom_op("hifuse_timm::linear", mutates_args=())
+def onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool) -> torch.Tensor:
+    """A Linear, or the GELU of one, through oneDNN; arguments and result as for `linear`."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none")
+
+
+@torch.library.custom_op("hifuse_timm::mlp", mutates_args=())
+def onednn_mlp(
+    x: torch.Tensor,
+    weight1: torch.Tensor,
+    bias1: torch.Tensor | None,
+    weight2: torch.Tensor,
+    bias2: torch.Tensor | None,
+) -> torch.Tensor:
+    """A Linear, GELU and a second Linear through oneDNN, (B, H, W, in) to (B, H, W, out), piece by piece."""
+    linear_pointwise = torch.ops.mkldnn._linear_pointwise
+    pieces = [
+        linear_pointwise(
+            linear_pointwise(piece, weight1, bias1, "gelu", [], "none"), weight2, bias2, "none", [], "none"
+        )
+        for piece in x.flatten(0, 2).chunk(count_pieces(x, weight1.shape[0]))
+    ]
+    return torch.cat(pieces).unflatten(0, x.shape[:3])
+
+
+@onednn_linear.register_fake
+def _(x, weight, bias, gelu):
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+@onednn_mlp.register_fake
+def _(x, weight1, bias1, weight2, bias2):
+    return x.new_empty(*x.shape[:-1], weight2.shape[0])
+
+
+def count_pieces(x: torch.Tensor, hidden_dim: int) -> int:
+    """Number of pieces of the positions of x to run one after the other, so that each hidden map is a small one.
+
+    In pieces the 1x1 layers of the IRMLP are 1.2 to 1.5 times as fast on a CPU (benchmarks/README.md).
+    """
+    return -(-x[..., 0].numel() * hidden_dim * x.element_size() // _PIECE_BYTES)
+
+
+@torch.fx.wrap
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool = False) -> torch.Tensor:
+    """A Linear, or the GELU of one, on a CPU in float32 through oneDNN instead of the BLAS.
+
+    oneDNN takes GELU into the product, where it costs nothing, and is up to twice as fast as PyTorch's BLAS, MKL, on
+    CPUs that are not Intel's (benchmarks/README.md). Whoever exports, traces or counts gets the plain operators.
+
+    Args:
+        x: (..., in_features).
+        weight: (out_features, in_features).
+        bias: (out_features), None for none.
+        gelu: Whether to apply the exact GELU.
+
+    Returns:
+        (..., out_features).
     """
     if not torch.jit.is_scripting():
-        if _runs_eagerly_on_cpu(x):
-            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "none")
-    return F.gelu(F.linear(x, weight, bias))
+        if is_compiled_for_cpu(x):
+            return onednn_linear(x, weight, bias, gelu)
+        if runs_eagerly_on_cpu(x):
+            if not torch.is_grad_enabled():
+                return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none")
+            x = _OneDnnLinear.apply(x, weight, bias)
+            return F.gelu(x) if gelu else x
+    x = F.linear(x, weight, bias)
+    return F.gelu(x) if gelu else x
+
+
+def _is_for_onednn(x: torch.Tensor) -> bool:
+    return _HAS_ONEDNN and x.is_cpu and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
 @torch.jit.ignore
-def _runs_eagerly_on_cpu(x: torch.Tensor) -> bool:
+def is_compiled_for_cpu(x: torch.Tensor) -> bool:
+    """Whether what is done with x is compiled for inference on a CPU in float32."""
+    return torch.compiler.is_compiling() and not _is_exporting() and not torch.is_grad_enabled() and _is_for_onednn(x)
+
+
+@torch.jit.ignore
+def runs_eagerly_on_cpu(x: torch.Tensor) -> bool:
+    """Whether what is done with x is run at once, on a CPU in float32, and neither traced nor intercepted."""
     return (
-        not torch.compiler.is_compiling()
+        isinstance(x, torch.Tensor)  # and no proxy of torch.fx
+        and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not is_in_torch_dispatch_mode()
-        and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-        and x.is_cpu
-        and x.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
+        and _is_for_onednn(x)
     )
+
+
+def _matmul_t(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a @ b.T through oneDNN, for gradients that are not differentiated again."""
+    if torch.is_grad_enabled():
+        return a @ b.t()
+    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "none")
+
+
+class _OneDnnLinear(torch.autograd.Function):
+    """A Linear with its gradients through oneDNN."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, weight, bias):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "none")
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _matmul_t(grad, weight.t())
+        grad, x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
+        if ctx.needs_input_grad[1]:
+            # either of the two is copied to be transposed: better the smaller, where the result is small as well
+            if weight.shape[0] > weight.shape[1] and x.shape[0] > weight.shape[1]:
+                grad_weight = _matmul_t(x.t(), grad.t()).t()
+            else:
+                grad_weight = _matmul_t(grad.t(), x.t())
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.sum(0)
+        return grad_x, grad_weight, grad_bias
+
+
+class Linear(nn.Linear):
+    """Linear over the last dimension, fast on CPUs too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (..., in_features); the result: (..., out_features)."""
+        return linear(x, self.weight, self.bias)
 
 
 class LinearGelu(nn.Linear):
@@ -201,7 +322,7 @@ class LinearGelu(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (..., in_features); the result: (..., out_features)."""
-        return linear_gelu(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias, gelu=True)
 
 
 @torch.no_grad()
@@ -221,9 +342,9 @@ def fold_norm_before(norm: nn.BatchNorm2d, fc: nn.Linear) -> nn.Linear:
     return _make_linear(fc.weight * scale, F.linear(shift, fc.weight, fc.bias), type(fc))
 
 
-def _make_linear(weight: torch.Tensor, bias: torch.Tensor, layer: type[nn.Linear]) -> nn.Linear:
-    fc = layer(weight.shape[1], weight.shape[0], device="meta")
-    fc.weight, fc.bias = nn.Parameter(weight), nn.Parameter(bias)
+def _make_linear(weight: torch.Tensor, bias: torch.Tensor | None, layer: type[nn.Linear]) -> nn.Linear:
+    fc = layer(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    fc.weight, fc.bias = nn.Parameter(weight), None if bias is None else nn.Parameter(bias)
     return fc
 
 
@@ -357,7 +478,7 @@ class LinearNormAct(nn.Module):
         """
         dd = dict(device=device, dtype=dtype)
         super().__init__()
-        self.fc = nn.Linear(in_chs, out_chs, **dd)
+        self.fc = Linear(in_chs, out_chs, **dd)
         self.bn = nn.BatchNorm2d(out_chs, **dd)
         self.act = act_layer()
 
@@ -437,12 +558,13 @@ class InvertedResidualMlp(nn.Module):
         """
         dd = dict(device=device, dtype=dtype)
         super().__init__()
+        self.grad_checkpointing = False
         self.norm = LayerNorm2d(dim, eps=1e-6, **dd)
         self.conv = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=1 if dense else dim, bias=False, **dd)
         self.act = nn.GELU()
         self.bn1 = nn.BatchNorm2d(dim, **dd)
         self.fc1 = LinearGelu(dim, mlp_ratio * dim, bias=False, **dd)
-        self.fc2 = nn.Linear(mlp_ratio * dim, out_dim, bias=False, **dd)
+        self.fc2 = Linear(mlp_ratio * dim, out_dim, bias=False, **dd)
         self.bn2 = nn.BatchNorm2d(out_dim, **dd)
 
     def fuse(self) -> "InvertedResidualMlp":
@@ -456,8 +578,25 @@ class InvertedResidualMlp(nn.Module):
         """x: (B, C, H, W); the result: (B, out_dim, H, W)."""
         x = self.norm(x)
         x = self.bn1(x + self.act(self.conv(x))).permute(0, 2, 3, 1)  # B H W C
-        x = self.fc2(self.fc1(x)).permute(0, 3, 1, 2)  # B C H W
-        return self.bn2(x)
+        return self.bn2(self.mlp(x).permute(0, 3, 1, 2))  # B C H W
+
+    def mlp(self, x: torch.Tensor) -> torch.Tensor:
+        """The two 1x1 layers; x: (B, H, W, dim), the result: (B, H, W, out_dim)."""
+        if not torch.jit.is_scripting():
+            if is_compiled_for_cpu(x) and type(self.fc1) is LinearGelu and type(self.fc2) is Linear:
+                return onednn_mlp(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+            num_pieces = count_pieces(x, self.fc1.out_features) if runs_eagerly_on_cpu(x) else 1
+            if num_pieces > 1:
+                pieces = [self.run_piece(piece) for piece in x.flatten(0, 2).chunk(num_pieces)]
+                return torch.cat(pieces).unflatten(0, x.shape[:3])
+        return self.fc2(self.fc1(x))
+
+    @torch.jit.ignore
+    def run_piece(self, x: torch.Tensor) -> torch.Tensor:
+        """The two 1x1 layers on a piece, (positions, dim), which are computed again one by one with checkpointing."""
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(lambda piece: self.fc2(self.fc1(piece)), x, use_reentrant=False)
+        return self.fc2(self.fc1(x))
 
 
 class HierarchicalFeatureFusion(nn.Module):
@@ -588,6 +727,7 @@ class HiFuseStage(nn.Module):
                 nn.Conv2d(previous_dim, dim, kernel_size=2, stride=2, **dd),
             )
             self.global_downsample = PatchMerging(previous_dim, dim, norm_layer=partial(nn.LayerNorm, eps=1e-5), **dd)
+            self.global_downsample.reduction = _make_linear(self.global_downsample.reduction.weight, None, Linear)
         self.local_blocks = nn.Sequential(*[LocalBlock(dim, drop_path=rate, **dd) for rate in local_drop_path])
         self.global_blocks = nn.Sequential(
             *[
@@ -770,6 +910,7 @@ class HiFuse(nn.Module):
         """Keep only the maps between blocks for the backward pass, and compute the rest again."""
         for stage in self.stages:
             stage.grad_checkpointing = enable
+            stage.fusion.irmlp.grad_checkpointing = enable
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:

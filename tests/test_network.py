@@ -8,7 +8,8 @@ from pytest import mark, raises
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hifuse_timm.hifuse import GlobalBlock, LinearGelu, make_window_mask
+from hifuse_timm import hifuse
+from hifuse_timm.hifuse import GlobalBlock, InvertedResidualMlp, Linear, LinearGelu, make_window_mask
 
 PARAMETERS = {
     "hifuse_tiny": 54_673_217,
@@ -236,11 +237,97 @@ def test_wrong_architecture_says_which_argument(narrow, arguments, words):
 def test_gelu_inside_the_product_is_the_exact_one():
     layer = LinearGelu(24, 40)
     x = randn(2, 5, 5, 24)
-    plain = layer(x)  # with gradients there is no other way
-    assert plain.requires_grad
+    plain = F.gelu(F.linear(x, layer.weight, layer.bias))
+    torch.testing.assert_close(layer(x), plain, rtol=1e-5, atol=1e-5)
     with torch.no_grad():
         torch.testing.assert_close(layer(x), plain, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(layer(x), F.gelu(F.linear(x, layer.weight, layer.bias)), rtol=1e-5, atol=1e-5)
+
+
+@mark.parametrize("bias", [True, False])
+@mark.parametrize("positions, in_features, out_features", [(90, 24, 40), (90, 40, 24), (9, 24, 40), (9, 40, 24)])
+def test_gradients_of_a_linear_are_those_of_the_plain_one(positions, in_features, out_features, bias):
+    """Each order in which the weight's gradient may be computed."""
+    layer = Linear(in_features, out_features, bias=bias)
+    x, grad = randn(positions // 9, 3, 3, in_features).requires_grad_(), randn(positions // 9, 3, 3, out_features)
+    inputs = [x, *layer.parameters()]
+    found = torch.autograd.grad(layer(x), inputs, grad)
+    expected = torch.autograd.grad(F.linear(x, layer.weight, layer.bias), inputs, grad)
+    for gradient, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_can_be_differentiated_again():
+    layer = Linear(24, 40)
+    x = randn(9, 24).requires_grad_()
+
+    def penalty(y):
+        (gradient,) = torch.autograd.grad((y**3).sum(), x, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), layer.weight)[0]
+
+    torch.testing.assert_close(penalty(layer(x)), penalty(F.linear(x, layer.weight, layer.bias)), rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_go_through_function_transforms():
+    layer = Linear(24, 40)
+    x = randn(5, 3, 24)
+
+    def loss(weight, x):
+        return torch.func.functional_call(layer, {"weight": weight}, (x,)).square().sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(layer.weight.detach(), x)
+    for per_sample, one in zip(found, x, strict=True):
+        weight = layer.weight.detach().requires_grad_()
+        expected = F.linear(one, weight, layer.bias).square().sum()
+        torch.testing.assert_close(per_sample, torch.autograd.grad(expected, weight)[0], rtol=1e-4, atol=1e-4)
+
+
+@mark.parametrize("checkpointing", [False, True])
+def test_irmlp_in_pieces_is_the_irmlp(monkeypatch, checkpointing):
+    irmlp = InvertedResidualMlp(24, 8)
+    x = randn(3, 24, 7, 5).requires_grad_()
+    inputs = [x, *irmlp.parameters()]
+    whole = irmlp(x)
+    expected = torch.autograd.grad(whole.square().sum(), inputs)
+    monkeypatch.setattr(hifuse, "_PIECE_BYTES", 4 * 96 * 20)  # 20 of 105 positions
+    irmlp.grad_checkpointing = checkpointing
+    calls = []
+    irmlp.fc1.register_forward_hook(lambda *args: calls.append(None))
+    found = irmlp(x)
+    assert len(calls) == 6
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
+    for gradient, other in zip(torch.autograd.grad(found.square().sum(), inputs), expected, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-4)
+    assert len(calls) == (12 if checkpointing else 6)
+
+
+@torch.no_grad()
+def test_compiled_irmlp_runs_in_pieces(monkeypatch):
+    irmlp = InvertedResidualMlp(24, 8).eval()
+    x = randn(3, 24, 7, 5)
+    expected = irmlp(x)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(str(graph.graph))
+        return graph
+
+    monkeypatch.setattr(hifuse, "_PIECE_BYTES", 4 * 96 * 20)
+    torch.testing.assert_close(torch.compile(irmlp, backend=backend, fullgraph=True)(x), expected, rtol=1e-5, atol=1e-5)
+    assert len(graphs) == 1 and "hifuse_timm.mlp" in graphs[0]
+
+
+@torch.no_grad()
+def test_compiled_irmlp_calls_layers_put_in_the_place_of_its_own():
+    """As adapters for fine-tuning do, which wrap a Linear."""
+
+    class Doubled(Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    irmlp = InvertedResidualMlp(24, 8).eval()
+    irmlp.fc2 = Doubled(96, 8, bias=False)
+    x = randn(1, 24, 7, 5)
+    torch.testing.assert_close(torch.compile(irmlp, backend="eager", fullgraph=True)(x), irmlp(x), rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
