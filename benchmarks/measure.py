@@ -127,7 +127,7 @@ def _matrix_products(device: torch.device, dtype: torch.dtype, size: int) -> lis
     product = torch.empty_like(a)
     ways = [lambda: torch.mm(a, b, out=product)]
     if device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available():
-        # what convolutions run on there, up to twice as fast as the BLAS where the BLAS is of another maker than the CPU
+        # what convolutions run on, up to twice as fast as the BLAS, MKL, where the CPU is not of the same maker
         ways.append(lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "none"))
     return ways
 
@@ -136,8 +136,8 @@ def device_probes(device: torch.device, dtype: torch.dtype) -> tuple[Contender, 
     """What a device can do at most, to be measured like a network.
 
     Returns:
-        The product of two square matrices, large enough to keep the device busy, in the fastest of PyTorch's ways, whose
-        amount is operations, and the copy of a tensor larger than any cache, whose amount is bytes read and written.
+        The product of two square matrices, large enough to keep the device busy, in the fastest of PyTorch's ways, its
+        amount operations, and the copy of a tensor larger than any cache, its amount bytes read and written.
     """
     size = 8192 if device.type == "cuda" else 2048
     timer = Timer.on(device)
