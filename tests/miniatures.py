@@ -3,7 +3,7 @@
 From a test, a call writes one and returns its folder, the `--source` of `python -m hifuse_timm prepare`:
 
     write_isic2018(root), write_covid19ct(root), write_kvasir(root)
-    MINIATURES[tag](root, per_class=24, zipped=True, seed=0)
+    MINIATURES[tag](root, per_class=24, zipped=True, seed=0)  # or a number for each class: {"polyps": 20, ...}
 
 As a script, `python tests/miniatures.py {isic2018,covid19ct,kvasir} DIR [--per-class 24] [--unpacked] [--seed 0]`.
 
@@ -26,6 +26,7 @@ from PIL import Image
 ISIC_COLUMNS = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 COVID_CLASSES = ("CT_COVID", "CT_NonCOVID")
 COVID_SPLITS = ("train", "val", "test")
+COVID_LIST_ENDS = {"CT_COVID": (191 / 349, 251 / 349), "CT_NonCOVID": (234 / 397, 292 / 397)}
 KVASIR_CLASSES = (
     "dyed-lifted-polyps",
     "dyed-resection-margins",
@@ -70,13 +71,14 @@ def encode(image: Image.Image, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def write_isic2018(root: Path, per_class: int = 24, zipped: bool = True, seed: int = 0) -> Path:
+def write_isic2018(root: Path, per_class: int | dict[str, int] = 24, zipped: bool = True, seed: int = 0) -> Path:
     """ISIC 2018 task 3: images and ground truth as two archives, and the CSV of lesions beside them.
 
     Lesions have one to three images, half of them one.
     """
     rng, choice = np.random.default_rng(seed), random.Random(seed)
-    labels = [column for column in ISIC_COLUMNS for _ in range(per_class)]
+    counts = _counts(ISIC_COLUMNS, per_class)
+    labels = [column for column in ISIC_COLUMNS for _ in range(counts[column])]
     choice.shuffle(labels)
     names = [f"ISIC_{24306 + i:07}" for i in range(len(labels))]
 
@@ -101,17 +103,19 @@ def write_isic2018(root: Path, per_class: int = 24, zipped: bool = True, seed: i
     return root
 
 
-def write_covid19ct(root: Path, per_class: int = 24, zipped: bool = True, seed: int = 0) -> Path:
+def write_covid19ct(root: Path, per_class: int | dict[str, int] = 24, zipped: bool = True, seed: int = 0) -> Path:
     """COVID19-CT: a clone of the provider's repository, archives made on a Mac, and the six split lists.
 
-    Grey, RGB and RGBA, PNG and JPEG, from 143x76 on; names with spaces and percent signs.
+    Grey, RGB and RGBA, PNG and JPEG, from 143x76 on; names with spaces and percent signs. The lists have the shares of
+    the provider's: with 349 and 397 images, their sizes.
     """
     rng = np.random.default_rng(seed)
     (root / "Images-processed").mkdir(parents=True, exist_ok=True)
     (root / "README.md").write_text("# COVID-CT\n")
     for index, class_name in enumerate(COVID_CLASSES):
         images = {}
-        for i in range(per_class):
+        count = _counts(COVID_CLASSES, per_class)[class_name]
+        for i in range(count):
             if index == 0:
                 name = (f"2020.02.{10 + i % 19}.200{i:05}-p{i % 30}-{i}.png", f"Hellwan case {i}.jpg")[i % 4 == 1]
             else:
@@ -128,7 +132,7 @@ def write_covid19ct(root: Path, per_class: int = 24, zipped: bool = True, seed: 
         short = class_name.removeprefix("CT_")
         names = sorted(images)
         random.Random(seed).shuffle(names)
-        ends = (0, round(per_class * 0.57), round(per_class * 0.73), per_class)
+        ends = (0, *(round(count * end) for end in COVID_LIST_ENDS[class_name]), count)
         folder = root / "Data-split" / short
         folder.mkdir(parents=True)
         for split, start, stop in zip(COVID_SPLITS, ends, ends[1:], strict=False):
@@ -136,12 +140,12 @@ def write_covid19ct(root: Path, per_class: int = 24, zipped: bool = True, seed: 
     return root
 
 
-def write_kvasir(root: Path, per_class: int = 24, zipped: bool = True, seed: int = 0) -> Path:
+def write_kvasir(root: Path, per_class: int | dict[str, int] = 24, zipped: bool = True, seed: int = 0) -> Path:
     """Kvasir v1: one archive with a folder a class, of two shapes of images."""
     rng, choice = np.random.default_rng(seed), random.Random(seed)
     images = {}
     for index, class_name in enumerate(KVASIR_CLASSES):
-        for i in range(per_class):
+        for i in range(_counts(KVASIR_CLASSES, per_class)[class_name]):
             name = f"{class_name}/{uuid.UUID(int=choice.getrandbits(128), version=4)}.jpg"
             images[name] = encode(paint(index, 8, ((90, 72), (128, 72))[i % 3 == 0], "RGB", rng), ".jpg")
     _write_part(root, "kvasir-dataset", images, zipped)
@@ -149,6 +153,10 @@ def write_kvasir(root: Path, per_class: int = 24, zipped: bool = True, seed: int
 
 
 MINIATURES = {"isic2018": write_isic2018, "covid19ct": write_covid19ct, "kvasir": write_kvasir}
+
+
+def _counts(classes: tuple[str, ...], per_class: int | dict[str, int]) -> dict[str, int]:
+    return per_class if isinstance(per_class, dict) else dict.fromkeys(classes, per_class)
 
 
 def write_zip(path: Path, members: dict[str, bytes]) -> None:
