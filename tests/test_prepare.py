@@ -47,9 +47,13 @@ def damaged(pristine, tmp_path):
     return lambda tag, zipped=False: shutil.copytree(pristine(tag, zipped), tmp_path / "source")
 
 
-def read_rows(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "splits.csv", newline="") as f:
+def read_table(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as f:
         return list(csv.DictReader(f))
+
+
+def read_rows(folder: Path) -> list[dict[str, str]]:
+    return read_table(folder / "splits.csv")
 
 
 def read_dataset(folder: Path) -> dict:
@@ -160,10 +164,7 @@ def test_dataset_json_says_what_it_is(pristine, tmp_path):
 
 def test_lesions_stay_in_one_split(pristine, tmp_path):
     source = pristine("isic2018")
-    lesion_of = {
-        row["image"]: row["lesion_id"]
-        for row in csv.DictReader((source / f"{ISIC_LESIONS}.csv").read_text().splitlines())
-    }
+    lesion_of = {row["image"]: row["lesion_id"] for row in read_table(source / f"{ISIC_LESIONS}.csv")}
     [folder] = prepare("isic2018", source, tmp_path / "out", group_by="lesion", val_share=0.3, allow_incomplete=True)
     check_folder(folder)
     rows = read_rows(folder)
@@ -416,19 +417,17 @@ def test_duplicates_stay_in_one_split_where_it_is_drawn(damaged):
 
 def test_duplicates_join_lesions(damaged):
     source = damaged("isic2018")
-    with open(source / ISIC_TRUTH / f"{ISIC_TRUTH}.csv") as f:
-        nevi = {row["image"] for row in csv.DictReader(f) if row["NV"] == "1.0"}
+    truth = read_table(source / ISIC_TRUTH / f"{ISIC_TRUTH}.csv")
+    nevi = {row["image"] for row in truth if row["NV"] == "1.0"}
     lesions = defaultdict(list)
-    with open(source / f"{ISIC_LESIONS}.csv") as f:
-        for row in csv.DictReader(f):
-            if row["image"] in nevi:
-                lesions[row["lesion_id"]].append(row["image"])
+    for row in read_table(source / f"{ISIC_LESIONS}.csv"):
+        if row["image"] in nevi:
+            lesions[row["lesion_id"]].append(row["image"])
     middle = next(lesion for lesion, images in lesions.items() if len(images) > 1)
     first, last = [lesion for lesion in lesions if lesion != middle][:2]
     for lesion, copy in zip((first, last), lesions[middle], strict=False):
         shutil.copyfile(source / ISIC_INPUT / f"{lesions[lesion][0]}.jpg", source / ISIC_INPUT / f"{copy}.jpg")
     [folder] = prepare("isic2018", source, source.parent / "out", group_by="lesion", allow_incomplete=True)
-    check_folder(folder)
     group_of = {Path(row["file"]).stem: row["group"] for row in read_rows(folder)}
     joined = lesions[first] + lesions[middle] + lesions[last]
     assert {group_of[image] for image in joined} == {min(first, middle, last)}
@@ -541,7 +540,6 @@ def test_name_in_two_lists_is_found(damaged):
 
 def test_all_findings_come_in_one_report(damaged):
     source = damaged("isic2018", True)
-    (source / "unpacked").mkdir()
     with zipfile.ZipFile(source / f"{ISIC_INPUT}.zip") as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     members[f"{ISIC_INPUT}/ISIC_0024306.jpg"] = b"none"
