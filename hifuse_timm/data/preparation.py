@@ -196,9 +196,7 @@ def _check_duplicates(inventory: Inventory) -> None:
     message = "images of the same content in several splits: kept in the last of them (train, val, test)"
     inventory.report("duplicate-across-splits", message, across)
     inventory.report("duplicate", "images of the same content: kept in one split", within, error=False)
-    inventory.samples = sorted(
-        (sample for sample in inventory.samples if id(sample) not in left_out), key=lambda sample: str(sample)
-    )
+    inventory.samples = sorted((sample for sample in inventory.samples if id(sample) not in left_out), key=str)
     _join_groups(inventory.samples)
 
 
@@ -368,7 +366,7 @@ def _write_tables(folder: Path, splits: dict[str, list[Sample]], description: di
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
     """Gives a new folder beside this one that takes its place in the end, and is gone if anything fails."""
-    folder = folder.absolute()
+    folder = folder.resolve()  # where a link leads is where there is room
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     before = folder.with_name(f".{folder.name}.{os.getpid()}.before")
     beside.mkdir()
