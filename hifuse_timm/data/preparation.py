@@ -115,8 +115,6 @@ def _check_options(tag: str, val_share: float | None, group_by: str | None, spli
 
 def _check_replaceable(tag: str, source: Path, out: Path) -> None:
     """Check that a folder can be written: new, empty, or of an earlier run for the same dataset."""
-    if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{out.absolute().parent}, to write {out.name} in, does not exist")
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"out {out} is a file, expected a new folder")
     if out.resolve() in (source.resolve(), *source.resolve().parents) and out.exists():
@@ -369,7 +367,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
     folder = folder.resolve()  # where a link leads is where there is room
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     before = folder.with_name(f".{folder.name}.{os.getpid()}.before")
-    beside.mkdir()
+    beside.mkdir(parents=True)
     try:
         yield beside
         if folder.exists():
