@@ -10,12 +10,15 @@ import timm
 from .checkpoint import (
     Architecture,
     check_architecture,
+    check_output,
     convert_state_dict,
     read_checkpoint,
     save_weights,
     summarize_dropped,
 )
 from .hub import DATASETS, NAMESPACE, publish
+from .recipes import recipe_path
+from .warm_start import summarize_origins, warm_start
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,6 +82,30 @@ def _make_parser() -> argparse.ArgumentParser:
     p.add_argument("--dry-run", metavar="DIR", help="write the files to DIR instead; needs no token and no network")
 
     p = subparsers.add_parser(
+        "recipe",
+        help="print the path of a training recipe for timm's train.py",
+        description="Print the path of a training recipe, the settings of the paper's Table 2 and the authors' "
+        'augmentation, for train.py --device-modules hifuse_timm --config "$(%(prog)s TAG)" ...',
+        epilog="Recipes:  " + ";  ".join(f"{tag}: {data.name}" for tag, data in DATASETS.items()),
+    )
+    p.set_defaults(function=recipe_command)
+    p.add_argument("tag", metavar="TAG", help=f"dataset to train on: {', '.join(DATASETS)}")
+
+    p = subparsers.add_parser(
+        "warm-start",
+        help="write ImageNet weights of ConvNeXt and Swin as a start for training",
+        description="Fetch timm's ImageNet-1k weights of ConvNeXt-T and Swin-T (of ConvNeXt-S and Swin-S for the base "
+        "variants) from the Hub, take over every tensor that has the same role in HiFuse's local or global branch, and "
+        "write a file for train.py --pretrained --pretrained-path FILE, which adds a classifier for its number of "
+        "classes. Prints what came from where and what stays at initialisation. What it does for accuracy has not been "
+        "measured yet.",
+    )
+    p.set_defaults(function=warm_start_command)
+    p.add_argument("model", metavar="NAME", help="registered model, as hifuse_small")
+    p.add_argument("--out", required=True, metavar="FILE.safetensors", help="the file; one that is there is replaced")
+    p.add_argument("--seed", type=int, default=0, help="of the initialisation of all other tensors (default: 0)")
+
+    p = subparsers.add_parser(
         "convert",
         help="turn a checkpoint of the authors' code into one of ours",
         description="Turn a checkpoint of the authors' code, bare or under net, model or state_dict, into safetensors "
@@ -117,13 +144,21 @@ def publish_command(args: argparse.Namespace) -> None:
         print(f'written to {where}; timm.create_model("local-dir:{where}", pretrained=True) loads it')
 
 
+def recipe_command(args: argparse.Namespace) -> None:
+    """Print where a recipe is."""
+    print(recipe_path(args.tag))
+
+
+def warm_start_command(args: argparse.Namespace) -> None:
+    """Write a warm start."""
+    origins = warm_start(args.model, args.out, seed=args.seed)
+    print(summarize_origins(origins))
+    print(f"written to {args.out}; train.py --model {args.model} --pretrained --pretrained-path {args.out} begins there")
+
+
 def convert_command(args: argparse.Namespace) -> None:
     """Convert a checkpoint."""
-    output = Path(args.output)
-    if output.suffix != ".safetensors":
-        raise ValueError(f"output {output} must end in .safetensors, by which timm knows how to read it")
-    if not output.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{output.absolute().parent}, to write {output.name} in, does not exist")
+    output = check_output(args.output)
     state_dict, dropped = convert_state_dict(read_checkpoint(args.checkpoint))
     architecture = Architecture.of(state_dict)
     if architecture.variant is not None:

@@ -48,7 +48,7 @@ from .checkpoint import (
     unwrap_state_dict,
 )
 
-__all__ = ["DATASETS", "NAMESPACE", "Dataset", "check_tag", "publish", "resolve_weights"]
+__all__ = ["DATASETS", "NAMESPACE", "Dataset", "check_tag", "download", "publish", "resolve_weights"]
 
 # Owner of the published repositories.
 NAMESPACE = os.environ.get("HIFUSE_TIMM_NAMESPACE") or "hifuse-timm"
@@ -163,7 +163,7 @@ def resolve_weights(
 
     Weights of the Hub are downloaded and their checksum is compared with the Hub's; timm then reads the local file.
     What the pretrained config says of classes and input channels becomes what the weights have, since timm drops the
-    classifier without a word where the two differ.
+    classifier without a word where the two differ. Only -1 classes stay: with them train.py asks for a new classifier.
 
     Args:
         variant: Name of the model without tag.
@@ -193,7 +193,7 @@ def resolve_weights(
     elif cfg.source != "hf-hub" and cfg.file:
         path = Path(cfg.file)
     elif cfg.hf_hub_id:
-        path = _download(cfg.hf_hub_id, cfg.hf_hub_filename, cache_dir)
+        path = download(cfg.hf_hub_id, cfg.hf_hub_filename, cache_dir)
     elif not cfg.url:
         raise RuntimeError(
             f"{variant} has no published weights; use pretrained=False for random ones, or "
@@ -205,13 +205,31 @@ def resolve_weights(
         overlay.update(file=str(path), source="")
     if state_dict is not None:
         architecture = Architecture.of(convert_state_dict(state_dict)[0])
-        overlay["num_classes"] = architecture.num_classes or 0
+        if overlay.get("num_classes") == -1:  # as train.py --pretrained-path says that it wants a new classifier
+            registered = resolve_pretrained_cfg(variant, pretrained_cfg=pretrained_cfg)
+            kwargs.setdefault("num_classes", registered.num_classes)
+        else:
+            overlay["num_classes"] = architecture.num_classes or 0
         overlay["input_size"] = (architecture.in_chans, *cfg.input_size[1:])
     return dict(kwargs, pretrained_cfg=pretrained_cfg, pretrained_cfg_overlay=overlay, cache_dir=cache_dir)
 
 
-def _download(hub_id: str, filename: str | None, cache_dir: str | Path | None) -> Path:
-    """Path of the verified weights file in the cache, downloaded unless it is there."""
+def download(hub_id: str, filename: str | None = None, cache_dir: str | Path | None = None) -> Path:
+    """Download a weights file from the Hub, unless it is in the cache, and compare it with the Hub's checksum.
+
+    Args:
+        hub_id: Repository, with @REVISION behind it for another than the newest.
+        filename: File in the repository; by default model.safetensors, or pytorch_model.bin where there is none.
+        cache_dir: Cache of the Hub's files, the client's own by default.
+
+    Returns:
+        Path of the file in the cache.
+
+    Raises:
+        ValueError: If hub_id is no repository id.
+        OSError: If the file cannot be had: not published (FileNotFoundError), access refused (PermissionError), no
+            network (ConnectionError), a download broken off, a wrong checksum.
+    """
     repo_id, _, revision = hub_id.partition("@")
     filenames = _WEIGHTS_NAMES if filename in (None, *_WEIGHTS_NAMES) else (filename,)
     first_error = None
