@@ -153,7 +153,9 @@ def warm_start_command(args: argparse.Namespace) -> None:
     """Write a warm start."""
     origins = warm_start(args.model, args.out, seed=args.seed)
     print(summarize_origins(origins))
-    print(f"written to {args.out}; train.py --model {args.model} --pretrained --pretrained-path {args.out} begins there")
+    print(
+        f"written to {args.out}; train.py --model {args.model} --pretrained --pretrained-path {args.out} begins there"
+    )
 
 
 def convert_command(args: argparse.Namespace) -> None:

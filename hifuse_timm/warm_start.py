@@ -126,6 +126,7 @@ def summarize_origins(origins: dict[str, Origin]) -> str:
         for key, origin in origins.items():
             if origin.source == source:
                 line = _generalize(key) if source is None else f"{_generalize(key)} <- {_generalize(origin.key)}"
+                line += ", the middle 3x3 of 7x7" if source and ".conv_dw" in key else ""
                 tensors[line] += 1
                 values[line] += origin.numel
         if source is None:
