@@ -1,6 +1,7 @@
-"""The command line: `python -m hifuse_timm publish`, `convert` and `run`."""
+"""The command line: `python -m hifuse_timm prepare`, `publish`, `convert` and `run`."""
 
 import argparse
+import json
 import sys
 import types
 from pathlib import Path
@@ -16,6 +17,7 @@ from .checkpoint import (
     save_weights,
     summarize_dropped,
 )
+from .data import prepare
 from .hub import DATASETS, NAMESPACE, publish
 from .recipes import recipe_path
 from .warm_start import summarize_origins, warm_start
@@ -48,9 +50,44 @@ def main(argv: list[str] | None = None) -> int:
 
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m hifuse_timm", description="HiFuse for timm: publish and convert weights, run timm's scripts."
+        prog="python -m hifuse_timm",
+        description="HiFuse for timm: prepare data, publish and convert weights, run timm's scripts.",
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    p = subparsers.add_parser(
+        "prepare",
+        help="make image folders with splits of a dataset as downloaded",
+        description="Check a dataset in the form in which its provider publishes it, zipped or unpacked, and write "
+        "DIR/train/CLASS, DIR/val/CLASS and DIR/test/CLASS for timm's scripts, with splits.csv and dataset.json; of "
+        "kvasir, DIR/fold1 and DIR/fold2 of this form. Unpacked images are hard-linked where the file system allows.",
+        epilog="--source holds, for isic2018: ISIC2018_Task3_Training_Input, ISIC2018_Task3_Training_GroundTruth and, "
+        "for --group-by lesion, ISIC2018_Task3_Training_LesionGroupings.csv;  for covid19ct: a clone of "
+        "github.com/UCSD-AI4H/COVID-CT, of which Images-processed and Data-split are read;  for kvasir: "
+        "kvasir-dataset.",
+    )
+    p.set_defaults(function=prepare_command)
+    p.add_argument("dataset", metavar="TAG", help=f"the dataset: {', '.join(DATASETS)}")
+    p.add_argument("--source", required=True, metavar="DIR", help="folder with what was downloaded")
+    p.add_argument("--out", required=True, metavar="DIR", help="folder to write; one with the same dataset is replaced")
+    p.add_argument("--seed", type=int, default=0, help="seed of the split (default: 0)")
+    p.add_argument(
+        "--val-share",
+        type=float,
+        metavar="X",
+        help="isic2018, kvasir: share of val in train and val together, 0 for no val (default: 0.1)",
+    )
+    p.add_argument("--group-by", choices=["lesion"], help="isic2018: keep all images of a lesion in one split")
+    p.add_argument(
+        "--split",
+        choices=["official", "paper"],
+        help="covid19ct: the provider's lists (default), or 0.6, 0.15, 0.25 as the paper says",
+    )
+    p.add_argument(
+        "--allow-incomplete",
+        action="store_true",
+        help="leave out what is missing or not sound, and record it in dataset.json",
+    )
 
     p = subparsers.add_parser(
         "publish",
@@ -124,6 +161,26 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("script", metavar="SCRIPT", help="the script")
     return parser
+
+
+def prepare_command(args: argparse.Namespace) -> None:
+    """Prepare a dataset."""
+    folders = prepare(
+        args.dataset,
+        args.source,
+        args.out,
+        seed=args.seed,
+        val_share=args.val_share,
+        group_by=args.group_by,
+        split=args.split,
+        allow_incomplete=args.allow_incomplete,
+    )
+    for folder in folders:
+        dataset = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        sizes = ", ".join(f"{sum(counts.values()):,} {split}" for split, counts in dataset["counts"].items())
+        print(f"{folder}: {dataset['title']}, {len(dataset['classes'])} classes, {sizes} images")
+    for finding in dataset["findings"]:
+        print(f"{finding['kind']}: {finding['message']}: {len(finding['files']):,}, listed in dataset.json")
 
 
 def publish_command(args: argparse.Namespace) -> None:
