@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m hifuse_timm",
-        description="HiFuse for timm: from datasets to published weights, and timm's scripts with the models registered.",
+        description="HiFuse for timm: from datasets to published weights; timm's scripts with the models registered.",
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

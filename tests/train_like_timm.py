@@ -88,9 +88,9 @@ def create_schedule(args: argparse.Namespace, optimizer: torch.optim.Optimizer, 
 
 def train(model_name: str, tag: str, data_dir: Path, output: Path, **changes) -> Path:
     """Train a model with a recipe; gives the checkpoint of the best epoch."""
-    args = read_recipe(tag, **changes)
+    args = read_recipe(tag, model=model_name, **changes)
     random_seed(args.seed)
-    model = timm.create_model(model_name, num_classes=args.num_classes, drop_path_rate=args.drop_path)
+    model = timm.create_model(args.model, num_classes=args.num_classes, drop_path_rate=args.drop_path)
     train_loader, val_loader = create_loaders(args, data_dir)
     optimizer = create_optimizer_v2(model, **optimizer_kwargs(cfg=args))
     scheduler, epochs = create_schedule(args, optimizer, len(train_loader))
