@@ -51,12 +51,12 @@ def main() -> None:
             f'--config "$(python -m hifuse_timm recipe {tag})" --model {model} --data-dir {data} --output runs '
             f"--experiment run --device {device} --workers 2 --log-interval 5 "
             f"--epochs {args.epochs} --batch-size {args.batch_size} --lr {args.lr}",
-            f"python -m hifuse_timm evaluate --model {model} --checkpoint runs/run/model_best.pth.tar --data-dir {data} "
-            f"--split test --device {device} --json trained.json",
+            f"python -m hifuse_timm evaluate --model {model} --checkpoint runs/run/model_best.pth.tar "
+            f"--data-dir {data} --split test --device {device} --workers 2 --json trained.json",
             f"python -m hifuse_timm publish --model {model} --checkpoint runs/run/model_best.pth.tar --dataset {tag} "
             "--metrics trained.json",
             f"python -m hifuse_timm evaluate --model {model}.{tag} --pretrained --data-dir {data} --split test "
-            f"--device {device} --json published.json",
+            f"--device {device} --workers 2 --json published.json",
         ):
             print(f"\n$ {command}", flush=True)
             subprocess.run(command, shell=True, cwd=folder, env=env, check=True)
