@@ -233,6 +233,27 @@ def test_bare_folders_and_files_are_taken(tag, part, what, damaged, tmp_path):
         assert list(findings(folder)) == ["count"]
 
 
+def test_val_share_of_nothing_makes_no_val(pristine, tmp_path):
+    [folder] = prepare("isic2018", pristine("isic2018"), tmp_path / "out", val_share=0, allow_incomplete=True)
+    check_folder(folder)
+    assert {split: sum(n.values()) for split, n in read_dataset(folder)["counts"].items()} == {"train": 118, "test": 50}
+
+
+def test_out_may_be_a_link_to_where_there_is_room(pristine, tmp_path):
+    (tmp_path / "large").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "large")
+    for seed in range(2):
+        prepare("covid19ct", pristine("covid19ct"), tmp_path / "out", split="paper", seed=seed, allow_incomplete=True)
+        assert (tmp_path / "out").is_symlink() and {p.name for p in tmp_path.iterdir()} == {"out", "large"}
+        check_folder(tmp_path / "large")
+
+
+@pytest.mark.parametrize("zipped, name", [(True, "kvasir-dataset.zip"), (False, "kvasir-dataset")])
+def test_part_itself_is_taken_for_the_source(zipped, name, pristine, tmp_path):
+    folder = prepare("kvasir", pristine("kvasir", zipped) / name, tmp_path / "out", allow_incomplete=True)[0]
+    assert list(findings(folder)) == ["count"]
+
+
 # The splits
 
 
@@ -505,9 +526,10 @@ def test_member_that_comes_twice_is_found(damaged):
         (lambda row: row.replace("1.0", "0.7"), "invalid-label"),
         (lambda row: row.rsplit(",", 3)[0], "invalid-label"),
         (lambda row: f"{row}\n{row}", "repeated-label"),
+        (lambda row: f"{row.replace('1.0', '0.0')}\n{row}", "repeated-label"),
         (lambda row: "", "image-without-label"),
     ],
-    ids=["none", "two", "no one", "short", "repeated", "deleted"],
+    ids=["none", "two", "no one", "short", "repeated", "corrected", "deleted"],
 )
 def test_row_of_the_ground_truth_that_is_no_label_is_found(change, kind, damaged):
     source = damaged("isic2018")
@@ -684,6 +706,25 @@ def test_interrupted_run_leaves_nothing_that_looks_whole(error, again, pristine,
         assert read_rows(out) == rows
 
 
+def test_earlier_dataset_stays_if_the_new_one_cannot_take_its_place(pristine, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    prepare("covid19ct", pristine("covid19ct"), out, split="paper", seed=1, allow_incomplete=True)
+    rows = read_rows(out)
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.suffix == ".partial":
+            raise PermissionError(13, "Permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(PermissionError):
+        prepare("covid19ct", pristine("covid19ct"), out, split="paper", seed=2, allow_incomplete=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    check_folder(out)
+    assert read_rows(out) == rows
+
+
 def test_dataset_json_is_written_last(pristine, tmp_path, monkeypatch):
     seen = []
 
@@ -746,11 +787,11 @@ def test_out_that_cannot_be_is_named(damaged, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileExistsError, match="is a file, expected a new folder"):
         prepare("kvasir", source, tmp_path / "file", allow_incomplete=True)
-    with pytest.raises(FileNotFoundError, match="none, to write out in, does not exist"):
-        prepare("kvasir", source, tmp_path / "none" / "out", allow_incomplete=True)
     with pytest.raises(FileExistsError, match="holds the source"):
         prepare("kvasir", source, source, allow_incomplete=True)
     with pytest.raises(FileNotFoundError, match="source .* does not exist"):
         prepare("kvasir", tmp_path / "none", tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    assert prepare("kvasir", source, tmp_path / "empty", allow_incomplete=True)
+    for out in (tmp_path / "empty", tmp_path / "new" / "out"):
+        for folder in prepare("kvasir", source, out, allow_incomplete=True):
+            check_folder(folder)

@@ -115,8 +115,6 @@ def _check_options(tag: str, val_share: float | None, group_by: str | None, spli
 
 def _check_replaceable(tag: str, source: Path, out: Path) -> None:
     """Check that a folder can be written: new, empty, or of an earlier run for the same dataset."""
-    if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{out.absolute().parent}, to write {out.name} in, does not exist")
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"out {out} is a file, expected a new folder")
     if out.resolve() in (source.resolve(), *source.resolve().parents) and out.exists():
@@ -196,9 +194,7 @@ def _check_duplicates(inventory: Inventory) -> None:
     message = "images of the same content in several splits: kept in the last of them (train, val, test)"
     inventory.report("duplicate-across-splits", message, across)
     inventory.report("duplicate", "images of the same content: kept in one split", within, error=False)
-    inventory.samples = sorted(
-        (sample for sample in inventory.samples if id(sample) not in left_out), key=lambda sample: str(sample)
-    )
+    inventory.samples = sorted((sample for sample in inventory.samples if id(sample) not in left_out), key=str)
     _join_groups(inventory.samples)
 
 
@@ -368,10 +364,10 @@ def _write_tables(folder: Path, splits: dict[str, list[Sample]], description: di
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
     """Gives a new folder beside this one that takes its place in the end, and is gone if anything fails."""
-    folder = folder.absolute()
+    folder = folder.resolve()  # where a link leads is where there is room
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     before = folder.with_name(f".{folder.name}.{os.getpid()}.before")
-    beside.mkdir()
+    beside.mkdir(parents=True)
     try:
         yield beside
         if folder.exists():
