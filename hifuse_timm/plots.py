@@ -145,7 +145,7 @@ def draw_reliability(probs: torch.Tensor, targets: torch.Tensor, ece: float, tit
             title=f"{title}\nexpected calibration error {ece:.3f}", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02)
         )
         upper.grid(True)
-        upper.legend(loc="upper left", frameon=False, fontsize=9)
+        upper.legend(loc="upper left", framealpha=0.9, edgecolor="none", fontsize=9)
         lower.bar(centers, counts, width * 0.94, color=_COLORS[0])
         lower.set(xlabel="probability of the predicted class", ylabel="images")
         lower.grid(True, axis="y")
