@@ -124,7 +124,7 @@ def _make_parser() -> argparse.ArgumentParser:
     p.add_argument("--device", metavar="DEVICE", help="as cpu or cuda:1; the machine's accelerator by default")
     p.add_argument("--precision", default="float32", choices=PRECISIONS, help="autocast below float32 (the default)")
     p.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at once (default: 32)")
-    p.add_argument("--workers", type=int, default=4, metavar="N", help="processes that read images (default: 4)")
+    p.add_argument("--workers", type=int, metavar="N", help="processes that read images; one a core, at most 4")
     p.add_argument(
         "--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE", help="as in timm's scripts"
     )

@@ -102,7 +102,7 @@ def evaluate(
     device: str | None = None,
     precision: str = "float32",
     batch_size: int = 32,
-    workers: int = 4,
+    workers: int | None = None,
     model_kwargs: dict | None = None,
     img_size: int | None = None,
     crop_pct: float | None = None,
@@ -128,7 +128,7 @@ def evaluate(
         device: As `cpu` or `cuda:1`; the machine's accelerator by default, where it has one.
         precision: One of `PRECISIONS`; of the lower ones, autocast decides what is computed in them.
         batch_size: Images at once.
-        workers: Processes that read images; 0 reads them in this one.
+        workers: Processes that read images, 0 to read them in this one; by default one a core, at most 4.
         model_kwargs: Further arguments of the network, over those in the checkpoint.
         img_size: Pixels a side that the network sees.
         crop_pct: Share of the resized image's side that the centre crop keeps.
@@ -146,6 +146,9 @@ def evaluate(
     tqdm, torchmetrics = _require("tqdm"), _require("torchmetrics")
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is not known: expected one of {', '.join(PRECISIONS)}")
+    if workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = min(4, cores)
     for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0), ("resamples", resamples, 1)):
         if value < least:
             raise ValueError(f"{name} {value} is too small: expected {least} or more")
@@ -173,7 +176,7 @@ def evaluate(
     weights = f"checkpoint {checkpoint}" if checkpoint is not None else f"model {model}"
     if network.num_classes != len(classes):
         raise ValueError(
-            f"{weights} has {network.num_classes} classes, {data_dir} has {len(classes)}: {_shorten(classes)}"
+            f"{weights} has {network.num_classes} classes, the dataset has {len(classes)}: {_shorten(classes)}"
         )
     if unknown := [name for name in found if name not in classes]:
         raise ValueError(
@@ -336,19 +339,18 @@ def _load_checkpoint(
     kwargs = dict(in_chans=in_chans, global_pool=training_args.get("gp"), bn_eps=training_args.get("bn_eps"))
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     kwargs |= (training_args.get("model_kwargs") or {}) | (model_kwargs or {})
-    kwargs.setdefault("num_classes", len(classes))
     if name.startswith("hifuse_"):
         state_dict, _ = convert_state_dict(state_dict)
         architecture = Architecture.of(state_dict)
         kwargs["in_chans"] = architecture.in_chans
-    network = _create_model(name, kwargs, img_size)
+    network = _create_model(name, kwargs, img_size, num_classes=len(classes))
     classifiers = network.pretrained_cfg.get("classifier") or ()
     for classifier in (classifiers,) if isinstance(classifiers, str) else classifiers:
         weight = state_dict.get(f"{classifier}.weight")
-        if weight is None or len(weight) != network.num_classes:
-            has = "no classifier" if weight is None else f"{len(weight)} classes"
+        if weight is not None and len(weight) != len(classes):
             raise ValueError(
-                f"checkpoint {checkpoint} has {has}, the dataset has {len(classes)} classes: {_shorten(classes)}"
+                f"checkpoint {checkpoint} has {len(weight)} classes, the dataset has {len(classes)}: "
+                f"{_shorten(classes)}"
             )
     if isinstance(network, HiFuse):
         check_architecture(state_dict, network.state_dict())

@@ -140,7 +140,7 @@ def _weighted_metrics(probs: torch.Tensor, targets: torch.Tensor):
     It takes how often each image counts, (R, N), and returns each of METRICS, (R,), and of CLASS_METRICS, (R, K).
     """
     num_classes = probs.shape[1]
-    confidence, predicted = probs.max(dim=1)
+    confidence, predicted = probs.amax(dim=1), probs.argmax(dim=1)
     is_target = one_hot(targets, num_classes).double()  # N K
     is_predicted = one_hot(predicted, num_classes).double()
     is_hit = is_target * is_predicted

@@ -47,7 +47,7 @@ def draw_confusion(confusion: torch.Tensor, classes: list[str], title: str):
     figure, plt = _new_figure(width=3.2 + 0.75 * min(len(classes), 20), height=2.4 + 0.7 * min(len(classes), 20))
     with plt.rc_context(_STYLE):
         ax = figure.subplots()
-        share = (confusion / confusion.sum(1, keepdim=True)).nan_to_num(0)
+        share = (confusion / confusion.sum(1, keepdim=True)).nan_to_num(0).numpy()
         image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
         figure.colorbar(image, ax=ax, label="share of the true class", shrink=0.8)
         ax.set(title=title, xlabel="predicted class", ylabel="true class")
@@ -85,7 +85,9 @@ def draw_roc(probs: torch.Tensor, targets: torch.Tensor, classes: list[str], aur
         for k, (name, area) in enumerate(zip(classes, auroc, strict=True)):
             if area is None:
                 continue
-            false_positive_rate, true_positive_rate, _ = binary_roc(probs[:, k], (targets == k).long())
+            false_positive_rate, true_positive_rate = (
+                rate.numpy() for rate in binary_roc(probs[:, k], (targets == k).long())[:2]
+            )
             style = dict(color=_COLORS[k % len(_COLORS)], linestyle=_LINES[k // len(_COLORS) % len(_LINES)])
             label = f"{name} {area:.3f}" if len(classes) <= _MAX_LABELLED else None
             ax.plot(false_positive_rate, true_positive_rate, linewidth=1.6, label=label, clip_on=False, **style)
@@ -114,14 +116,16 @@ def draw_reliability(probs: torch.Tensor, targets: torch.Tensor, ece: float, tit
     Returns:
         A matplotlib Figure.
     """
-    confidence, predicted = probs.max(dim=1)
+    confidence, predicted = probs.amax(dim=1), probs.argmax(dim=1)
     bins = calibration_bins(confidence)
-    counts = bins.bincount(minlength=CALIBRATION_BINS)
+    counts, hits, sums = (
+        bins.bincount(values, CALIBRATION_BINS).numpy()
+        for values in (None, (predicted == targets).double(), confidence)
+    )
     filled = counts > 0
-    accuracy = bins.bincount((predicted == targets).double(), CALIBRATION_BINS)[filled] / counts[filled]
-    mean_confidence = bins.bincount(confidence.double(), CALIBRATION_BINS)[filled] / counts[filled]
+    accuracy, mean_confidence = hits[filled] / counts[filled], sums[filled] / counts[filled]
     width = 1 / CALIBRATION_BINS
-    centers = (torch.arange(CALIBRATION_BINS) + 0.5) * width
+    centers = ((torch.arange(CALIBRATION_BINS) + 0.5) * width).numpy()
 
     figure, plt = _new_figure(width=6, height=6.6)
     with plt.rc_context(_STYLE):
@@ -141,7 +145,7 @@ def draw_reliability(probs: torch.Tensor, targets: torch.Tensor, ece: float, tit
             title=f"{title}\nexpected calibration error {ece:.3f}", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02)
         )
         upper.grid(True)
-        upper.legend(loc="upper left", frameon=False, fontsize=9)
+        upper.legend(loc="upper left", framealpha=0.9, edgecolor="none", fontsize=9)
         lower.bar(centers, counts, width * 0.94, color=_COLORS[0])
         lower.set(xlabel="probability of the predicted class", ylabel="images")
         lower.grid(True, axis="y")
