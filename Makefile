@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: reproduce test conformance lint clean
+.PHONY: reproduce test conformance whole-way lint clean
 
 # The main job: parameters and FLOPs beside the paper's.
 reproduce: $(VENV)/.installed
@@ -15,6 +15,14 @@ test: $(VENV)/.installed-test
 # timm's own model tests on all six models.
 conformance: $(VENV)/.installed-test
 	$(BIN)/python tests/conformance.py
+
+# From a miniature dataset to published weights with timm's train.py, whose path TRAIN_PY gives: at full width, and the
+# tests that need it.
+whole-way: $(VENV)/.installed-test
+	$(if $(TRAIN_PY),,$(error TRAIN_PY is not set: make whole-way TRAIN_PY=PATH, the train.py of timm's repository))
+	$(BIN)/python tests/whole_way.py $(abspath $(TRAIN_PY))
+	HIFUSE_TIMM_TRAIN_PY=$(abspath $(TRAIN_PY)) $(BIN)/python -m pytest tests/test_recipes.py tests/test_warm_start.py \
+	  tests/test_whole_way.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from torch import nn
 __all__ = [
     "Architecture",
     "check_architecture",
+    "check_output",
     "checkpoint_filter_fn",
     "convert_state_dict",
     "read_checkpoint",
@@ -190,6 +191,21 @@ def read_training_args(path: str | Path) -> dict:
     """The arguments of timm's train.py that a checkpoint of it holds; none for any other checkpoint."""
     args = _read(path).get("args")
     return vars(args) if isinstance(args, argparse.Namespace) else {}
+
+
+def check_output(path: str | Path) -> Path:
+    """Check, before any long work, that weights can be saved as this file.
+
+    Raises:
+        ValueError: If its name does not end in .safetensors.
+        FileNotFoundError: If its directory does not exist.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"output {path} must end in .safetensors, by which timm knows how to read it")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{path.absolute().parent}, to write {path.name} in, does not exist")
+    return path
 
 
 def save_weights(state_dict: dict[str, torch.Tensor], path: str | Path) -> None:

@@ -48,7 +48,7 @@ from .checkpoint import (
     unwrap_state_dict,
 )
 
-__all__ = ["DATASETS", "NAMESPACE", "Dataset", "check_tag", "publish", "resolve_weights"]
+__all__ = ["DATASETS", "NAMESPACE", "Dataset", "check_tag", "download", "publish", "resolve_weights"]
 
 # Owner of the published repositories.
 NAMESPACE = os.environ.get("HIFUSE_TIMM_NAMESPACE") or "hifuse-timm"
@@ -163,7 +163,7 @@ def resolve_weights(
 
     Weights of the Hub are downloaded and their checksum is compared with the Hub's; timm then reads the local file.
     What the pretrained config says of classes and input channels becomes what the weights have, since timm drops the
-    classifier without a word where the two differ.
+    classifier without a word where the two differ. Only -1 classes stay: with them train.py asks for a new classifier.
 
     Args:
         variant: Name of the model without tag.
@@ -193,7 +193,7 @@ def resolve_weights(
     elif cfg.source != "hf-hub" and cfg.file:
         path = Path(cfg.file)
     elif cfg.hf_hub_id:
-        path = _download(cfg.hf_hub_id, cfg.hf_hub_filename, cache_dir)
+        path = download(cfg.hf_hub_id, cfg.hf_hub_filename, cache_dir)
     elif not cfg.url:
         raise RuntimeError(
             f"{variant} has no published weights; use pretrained=False for random ones, or "
@@ -205,13 +205,31 @@ def resolve_weights(
         overlay.update(file=str(path), source="")
     if state_dict is not None:
         architecture = Architecture.of(convert_state_dict(state_dict)[0])
-        overlay["num_classes"] = architecture.num_classes or 0
+        if overlay.get("num_classes") == -1:  # as train.py --pretrained-path says that it wants a new classifier
+            registered = resolve_pretrained_cfg(variant, pretrained_cfg=pretrained_cfg)
+            kwargs.setdefault("num_classes", registered.num_classes)
+        else:
+            overlay["num_classes"] = architecture.num_classes or 0
         overlay["input_size"] = (architecture.in_chans, *cfg.input_size[1:])
     return dict(kwargs, pretrained_cfg=pretrained_cfg, pretrained_cfg_overlay=overlay, cache_dir=cache_dir)
 
 
-def _download(hub_id: str, filename: str | None, cache_dir: str | Path | None) -> Path:
-    """Path of the verified weights file in the cache, downloaded unless it is there."""
+def download(hub_id: str, filename: str | None = None, cache_dir: str | Path | None = None) -> Path:
+    """Download a weights file from the Hub, unless it is in the cache, and compare it with the Hub's checksum.
+
+    Args:
+        hub_id: Repository, with @REVISION behind it for another than the newest.
+        filename: File in the repository; by default model.safetensors, or pytorch_model.bin where there is none.
+        cache_dir: Cache of the Hub's files, the client's own by default.
+
+    Returns:
+        Path of the file in the cache.
+
+    Raises:
+        ValueError: If hub_id is no repository id.
+        OSError: If the file cannot be had: not published (FileNotFoundError), access refused (PermissionError), no
+            network (ConnectionError), a download broken off, a wrong checksum.
+    """
     repo_id, _, revision = hub_id.partition("@")
     filenames = _WEIGHTS_NAMES if filename in (None, *_WEIGHTS_NAMES) else (filename,)
     first_error = None
@@ -327,7 +345,8 @@ def publish(
         checkpoint: What timm's train.py saved, a safetensors file, or a checkpoint of the authors' code.
         dataset: Tag of the dataset that it was trained on, a key of `DATASETS`.
         use_ema: Whether to take the averaged weights that train.py keeps beside the trained ones.
-        metrics: JSON file of an object whose numbers become the card's metrics; anything else in it is left out.
+        metrics: JSON file of an object whose numbers become the card's metrics; what `evaluate` and `average` write
+            also gives the card their intervals and the paper's figures. Anything else in it is left out.
         repo_id: Repository, `NAMESPACE/model_name.dataset` by default.
         private: Whether a new repository is private.
         dry_run: Directory to write the files to instead of uploading them.
@@ -346,7 +365,7 @@ def publish(
         raise ValueError(f"dataset {dataset!r} is not known: expected one of {', '.join(DATASETS)}")
     repo_id = repo_id or f"{NAMESPACE}/{model_name}.{dataset}"
     validate_repo_id(repo_id)
-    results = {} if metrics is None else _read_metrics(Path(metrics))
+    results, evaluation = ({}, {}) if metrics is None else _read_metrics(Path(metrics), model_name, dataset)
     if dry_run is not None:
         _check_replaceable(Path(dry_run))
     elif get_token() is None:
@@ -367,7 +386,7 @@ def publish(
         config = json.dumps(_make_config(model, dataset, model_args), indent=2)
         (directory / "config.json").write_text(config + "\n", encoding="utf-8")
         checksum = _sha256(directory / "model.safetensors")
-        card = _make_card(repo_id, model, dataset, results, training_args, use_ema, checksum)
+        card = _make_card(repo_id, model, dataset, results, evaluation, training_args, use_ema, checksum)
         card.save(directory / "README.md")
 
     if dry_run is not None:
@@ -389,8 +408,8 @@ def publish(
     return str(commit.commit_url)
 
 
-def _read_metrics(path: Path) -> dict[str, float]:
-    """The numbers of a JSON file."""
+def _read_metrics(path: Path, model_name: str, dataset: str) -> tuple[dict[str, float], dict]:
+    """The numbers of a JSON file, and all that is in it if evaluate or average wrote it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as e:
@@ -400,7 +419,14 @@ def _read_metrics(path: Path) -> dict[str, float]:
     results = {k: v for k, v in content.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
     if not results or not all(map(math.isfinite, results.values())):
         raise ValueError(f"metrics {path} hold {content}, expected finite numbers as {{'accuracy': 0.83}}")
-    return results
+    if content.get("kind") not in ("evaluation", "average"):
+        return results, {}
+    measured = content["architecture"], content["dataset"] or dataset  # folders of one's own have no tag
+    if measured != (model_name, dataset):
+        raise ValueError(
+            f"metrics {path} are of {measured[0]} on {measured[1]}, expected those of {model_name} on {dataset}"
+        )
+    return results, content
 
 
 def _create_on_meta(
@@ -461,6 +487,7 @@ def _make_card(
     model: nn.Module,
     dataset: str,
     results: dict[str, float],
+    evaluation: dict,
     training_args: dict,
     use_ema: bool,
     checksum: str,
@@ -480,6 +507,7 @@ def _make_card(
                 task_type="image-classification",
                 dataset_type=dataset,
                 dataset_name=data.name,
+                dataset_split=evaluation.get("split"),
                 metric_type=metric,
                 metric_value=value,
             )
@@ -490,7 +518,11 @@ def _make_card(
     num_params = sum(p.numel() for p in model.parameters())
     size = "x".join(map(str, model.pretrained_cfg["input_size"][1:]))
     labels = _table("index", "class", "meaning", rows=[(i, k, v) for i, (k, v) in enumerate(data.labels.items())])
-    metrics = _table("metric", "value", rows=[(k, f"{v:.6g}") for k, v in results.items()])
+    metrics = (
+        _describe_evaluation(results, evaluation)
+        if evaluation
+        else _table("metric", "value", rows=[(k, f"{v:.6g}") for k, v in results.items()])
+    )
     recipe = {k: training_args[k] for k in _RECIPE if training_args.get(k) not in (None, False, "", [])}
     settings = _table("setting", "value", rows=list(recipe.items()))
     weights = "averaged (EMA)" if use_ema else "trained"
@@ -536,6 +568,28 @@ Licence of the data: {data.license_note}. It carries over to these weights. Plea
 `model.safetensors` holds the {weights} weights. SHA-256: `{checksum}`
 """
     )
+
+
+def _describe_evaluation(results: dict[str, float], evaluation: dict) -> str:
+    """What `evaluate` or `average` found: how it was measured, and a table with the paper's figures beside ours."""
+    counts, paper = evaluation["counts"], evaluation["paper"] or {}
+    if evaluation["kind"] == "average":
+        how = f"Means of {counts['runs']} runs on {counts['images']:,} images in all"
+        header = ["metric", "mean", "standard deviation"]
+        spread = {name: f"{values['std']:.4f}" for name, values in evaluation["spread"].items() if values}
+    else:
+        intervals = evaluation["intervals"]
+        how = f"On {counts['images']:,} images"
+        header = ["metric", "value", f"{intervals['level']:.0%} interval"]
+        spread = {name: " - ".join(f"{bound:.4f}" for bound in intervals.get(name) or []) for name in results}
+    rows = [[name, f"{value:.4f}", spread.get(name, "")] for name, value in results.items()]
+    if paper:
+        header.append("paper")
+        rows = [[*row, f"{paper[row[0]]:.4f}" if row[0] in paper else ""] for row in rows]
+    return (
+        f"{how} of the split {evaluation['split']}, by `python -m hifuse_timm evaluate`. F1, precision, recall and "
+        "AUROC are means over the classes (macro averages); ece is the expected calibration error.\n\n"
+    ) + _table(*header, rows=rows)
 
 
 def _table(*header: str, rows: list[tuple]) -> str:

@@ -1,10 +1,14 @@
-"""Networks that many tests share."""
+"""Networks, and a Hub, that many tests share."""
 
 import functools
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+from hub_server import HubServer
+from huggingface_hub import constants
 
 import hifuse_timm  # noqa: F401
 
@@ -27,3 +31,29 @@ def narrow():
 def full_width():
     """Gives a registered network at full width in eval mode, built once; tests must leave it as they find it."""
     return functools.cache(lambda name: timm.create_model(name).eval())
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A stand-in Hub that this process's client talks to, with an empty cache and no token."""
+    with stand_in_hub(tmp_path) as server:
+        yield server
+
+
+@contextmanager
+def stand_in_hub(folder: Path):
+    """Gives a stand-in Hub that this process's client talks to; its cache and tokens lie in the folder."""
+    with HubServer() as server, pytest.MonkeyPatch.context() as monkeypatch:
+        set_endpoint(monkeypatch, server.url)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "token"))
+        monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(folder / "stored_tokens"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client's, between attempts
+        yield server
+
+
+def set_endpoint(monkeypatch, url: str) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from conftest import NARROW
+from conftest import NARROW, set_endpoint
 from hub_server import HubServer
 from huggingface_hub import constants
 from safetensors.torch import save, save_file
@@ -17,25 +17,6 @@ from safetensors.torch import save, save_file
 from hifuse_timm.hub import NAMESPACE
 
 REPO_ID = f"{NAMESPACE}/hifuse_tiny.isic2018"
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """A stand-in Hub that this process's client talks to, with an empty cache and no token."""
-    with HubServer() as server:
-        set_endpoint(monkeypatch, server.url)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "stored_tokens"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client's, between attempts
-        yield server
-
-
-def set_endpoint(monkeypatch, url: str) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
 
 
 @pytest.fixture
