@@ -2,7 +2,8 @@
 
 from timm.models import generate_default_cfgs, register_model
 
-from benchmarks.ablation import CONFIGURATIONS, parse_arguments
+from benchmarks.ablation_rows import CONFIGURATIONS
+from benchmarks.specs import parse_model_kwargs
 from hifuse_timm.hifuse import _cfg, _create_hifuse
 
 SMALL = dict(dims=(16, 32, 64, 128), num_heads=(1, 2, 4, 8), depths=(1, 1, 1, 1))
@@ -19,4 +20,4 @@ def _register(name: str, **row) -> None:
 
 
 for row in CONFIGURATIONS:
-    _register(f"ablation_{row.slug}", **parse_arguments(row.arguments))
+    _register(f"ablation_{row.slug}", **parse_model_kwargs(row.arguments))

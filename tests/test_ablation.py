@@ -1,23 +1,31 @@
 """The ablation of Table 3: five networks, each what the paper and its silence make of it, and each a timm model."""
 
 import argparse
+import json
 import os
+import shlex
 
 import timm
 import torch
 import torch._dynamo.testing
 from conformance import ROOT, run
 from conftest import NARROW
-from pytest import mark, raises
+from pytest import fixture, mark, raises
+from test_benchmarks_throughput import _short_probes
 from test_timm import randomize_statistics
 from torch import nn
 
-from benchmarks.ablation import CONFIGURATIONS, parse_arguments
+from benchmarks import ablation_training
+from benchmarks.__main__ import main
+from benchmarks.ablation_rows import CONFIGURATIONS
+from benchmarks.networks import create_network
+from benchmarks.session import Session
+from benchmarks.specs import build, parse_model_kwargs, parse_spec
 from hifuse_timm.__main__ import main as hifuse_timm_main
 from hifuse_timm.checkpoint import Architecture
 
 DIMS = (96, 192, 384, 768)
-ROWS = {row.slug: parse_arguments(row.arguments) for row in CONFIGURATIONS}
+ROWS = {row.slug: parse_model_kwargs(row.arguments) for row in CONFIGURATIONS}
 REDUCED = {slug: kwargs for slug, kwargs in ROWS.items() if kwargs}
 reduced = mark.parametrize("kwargs", REDUCED.values(), ids=REDUCED)
 x = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
@@ -180,12 +188,12 @@ def test_gradient_checkpointing_changes_neither_gradients_nor_statistics(narrow,
 )
 def test_settings_that_do_not_go_together_are_one_clear_error(arguments, words):
     with raises(ValueError) as error:
-        timm.create_model("hifuse_tiny", **NARROW | parse_arguments(arguments.split()))
+        timm.create_model("hifuse_tiny", **NARROW | parse_model_kwargs(arguments.split()))
     assert all(word in str(error.value) for word in words)
 
 
 def test_arguments_work_as_typed_to_train_py():
-    typed = parse_arguments("branches=local shortcut=False depths=(1,1,1) dims=(8,16,24)".split())
+    typed = parse_model_kwargs("branches=local shortcut=False depths=(1,1,1) dims=(8,16,24)".split())
     model = timm.create_model("hifuse_tiny", **typed)
     assert len(model.stages) == 3 and model.global_stem is None
     assert model(x).shape == (2, 7)
@@ -223,3 +231,168 @@ def test_architecture_tells_the_parts_that_have_weights(narrow):
     assert "global, no IRMLP" in str(found["attention"]) and found["irmlp"] == found["shortcut"]
     assert found["shortcut"].branch_attention and found["shortcut"].irmlp
     assert Architecture.of(narrow().fuse().state_dict()).branch_attention
+
+
+NARROW_ARGUMENTS = [f"{name}={value}".replace(" ", "") for name, value in (NARROW | dict(depths=(1, 1, 1, 1))).items()]
+
+
+def test_spec_takes_arguments_of_the_network():
+    spec = parse_spec("hifuse_tiny[branches=local,fuse,dims=(16,32),depths=(1,1)]")
+    assert spec.fuse and spec.form.kwargs == dict(branches="local", dims=(16, 32), depths=(1, 1))
+    assert len(create_network(spec.form, 64).stages) == 2
+    with raises(ValueError, match="cannot be built .*nonsense"):
+        build(parse_spec("hifuse_tiny[nonsense=1]"), 64)
+
+
+def test_command_counts_and_measures(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.measure.WARMUP_SECONDS", 0.0)
+    monkeypatch.setattr("benchmarks.measure.TURN_SECONDS", 0.0)
+    monkeypatch.setattr(Session.__init__, "__defaults__", _short_probes())
+    files = tmp_path / "ablation.json", tmp_path / "ablation.md"
+    command = ["ablation", "--model-kwargs", *NARROW_ARGUMENTS, "--image-size", "64", "--rounds", "2"]
+    command += ["--batch-size", "1", "2", "--json", str(files[0]), "--markdown", str(files[1])]
+    assert main(command) == 0
+    printed, data = capsys.readouterr().out, json.loads(files[0].read_text())
+    models = [timm.create_model("hifuse_tiny", **NARROW, depths=(1, 1, 1, 1), **kwargs) for kwargs in ROWS.values()]
+    params = [sum(p.numel() for p in model.parameters()) for model in models]
+    assert [round(1e6 * row["params"]) for row in data["rows"]] == params
+    assert all(row["full"] > row["conv_linear"] > 0 for row in data["rows"])
+    measured = data["throughput"]["rows"]
+    assert [row["group"] for row in measured] == [1] * 5 + [2] * 5
+    assert all(row["error"] is None and len(row["samples"]["rates"]) == 2 for row in measured)
+    for text in (printed, files[1].read_text()):
+        assert "Images/s, batch 2" in text and "54.12" in text and "branch_attention=False irmlp=False" in text
+    assert main(["report", str(files[0]), "--out", str(tmp_path)]) is None
+    assert files[1].read_text().strip() in (tmp_path / "report.md").read_text()
+
+
+# What train.py writes, without a network: each row has a metric of its own, best in its second epoch of three. Where
+# there is a file `stop`, it ends after one epoch, as after Ctrl-C; where there is a file `fail`, with an error.
+TRAIN_SCRIPT = """
+import argparse, csv, pathlib, sys, yaml
+parser = argparse.ArgumentParser()
+for name in "device-modules config model data-dir num-classes output experiment device resume".split():
+    parser.add_argument("--" + name)
+parser.add_argument("--model-kwargs", nargs="*")
+args = parser.parse_args()
+folder = pathlib.Path(args.output, args.experiment)
+if (folder / "fail").exists():
+    sys.exit("no such option")
+settings = dict(yaml.safe_load(open(args.config)), eval_metric="top1", model_ema=True)
+(folder / "args.yaml").write_text(yaml.safe_dump(settings))
+start = int(pathlib.Path(args.resume).read_text()) + 1 if args.resume else 0
+with open(folder / "summary.csv", "a") as file:
+    file.write("epoch,eval_top1\\n")
+    for epoch, metric in list(enumerate((70.0, 90.0, 80.0)))[start:]:
+        file.write(f"{epoch},{metric}\\n")
+        (folder / f"checkpoint-{epoch}.pth.tar").write_text(" ".join(args.model_kwargs or []))
+        (folder / "last.pth.tar").write_text(str(epoch))
+        if (folder / "stop").exists() and epoch == 1:
+            break
+"""
+
+
+@fixture
+def training(tmp_path, monkeypatch):
+    """Runs the command on a stand-in for train.py; gives what it returns and the rows that were evaluated."""
+    evaluated = []
+
+    def evaluate(settings, checkpoint, use_ema, device):
+        evaluated.append((checkpoint.parent.name, checkpoint.name, checkpoint.read_text(), use_ema, settings.split))
+        metrics = dict(accuracy=0.9, f1=0.8, precision=0.7, recall=0.6, auroc=0.5)
+        return dict(**metrics, intervals=dict(accuracy=[0.85, 0.95]), counts=dict(images=1234))
+
+    monkeypatch.setattr(ablation_training, "evaluate", evaluate)
+    monkeypatch.setattr(ablation_training, "_POLL_SECONDS", 0.02)
+    for folder in ("train/cat", "train/dog", "val/cat", "val/dog"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    (tmp_path / "recipe.yaml").write_text("epochs: 3\nlr: 0.01\n")
+    (tmp_path / "train.py").write_text(TRAIN_SCRIPT)
+    command = ["ablation", "--data-dir", "data", "--recipe", "recipe.yaml", "--out", "out", "--device", "cpu"]
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options):
+        evaluated.clear()
+        return main([*command, *options]), list(evaluated)
+
+    return run
+
+
+def test_commands_train_each_row_with_its_arguments(training, capsys):
+    assert training("--model-kwargs", "depths=(1,1,1,1)")[0] == 0
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if line.startswith("python")]
+    assert [line[1] == "train.py" for line in lines] == [True, False] * 5
+    for line, row in zip(lines[::2], CONFIGURATIONS, strict=True):
+        start = line.index("--model-kwargs") + 1
+        stop = start + len(row.arguments) + 1
+        assert tuple(line[start:stop]) == (*row.arguments, "depths=(1,1,1,1)") and line[stop].startswith("--")
+        assert line[line.index("--num-classes") + 1] == "2" and line[line.index("--config") + 1] == "recipe.yaml"
+        assert line[line.index("--device-modules") + 1] == "hifuse_timm" and line[-1] == row.slug
+
+
+def test_run_trains_each_row_once_and_makes_the_papers_table(training, tmp_path, capsys):
+    files = tmp_path / "result.json", tmp_path / "result.md"
+    options = ["--run", "--train-script", "train.py", "--json", str(files[0]), "--markdown", str(files[1])]
+    code, evaluated = training(*options)
+    assert code == 0
+    assert evaluated == [
+        (row.slug, "checkpoint-1.pth.tar", " ".join(row.arguments), True, "val") for row in CONFIGURATIONS
+    ]
+    printed = capsys.readouterr().out
+    assert "90.00 80.00 70.00 60.00 85.00 to 95.00 77.12 54.12 60.03 52.77 2 of 3" in " ".join(printed.split())
+    assert "val split, 1,234 images, on which the best epoch was chosen too" in printed
+    data = json.loads(files[0].read_text())
+    assert data == json.loads((tmp_path / "out/ablation.json").read_text())
+    assert data["settings"]["num_classes"] == 2 and data["settings"]["recipe"] == dict(epochs=3, lr=0.01)
+    assert [row["best_epoch"] for row in data["rows"]] == [2] * 5
+    assert main(["report", str(files[0]), "--out", str(tmp_path)]) is None
+    assert files[1].read_text().strip() in (tmp_path / "report.md").read_text()
+
+    (tmp_path / "train.py").unlink()  # nothing is left to train
+    assert training(*options) == (0, [])
+    assert json.loads(files[0].read_text()) == data
+    (tmp_path / "recipe.yaml").write_text("epochs: 3\nlr: 0.02\n")
+    assert "trained otherwise: recipe was {'epochs': 3, 'lr': 0.01}" in training(*options)[0]
+
+
+def test_interrupted_row_goes_on_from_its_last_epoch_and_keeps_its_best(training, tmp_path, capsys):
+    options = ["--run", "--train-script", "train.py"]
+    stop = tmp_path / "out/global/stop"
+    stop.parent.mkdir(parents=True)
+    stop.touch()
+    code, evaluated = training(*options)
+    assert "train.py ended with exit status 0 after 2 epochs" in code and "goes on" in capsys.readouterr().out
+    assert [slug for slug, *_ in evaluated] == ["local"]
+    stop.rename(tmp_path / "out/global/fail")
+    assert "exit status 1" in training(*options)[0] and "no such option" in training(*options)[0]
+    (tmp_path / "out/global/fail").unlink()
+    code, evaluated = training(*options)
+    assert code == 0
+    assert [slug for slug, *_ in evaluated] == ["global", "attention", "irmlp", "shortcut"]
+    assert evaluated[0][1] == "checkpoint-1.pth.tar"  # of the epochs before the interruption
+    epochs = (tmp_path / "out/global/summary.csv").read_text().split()
+    assert epochs == "epoch,eval_top1 0,70.0 1,90.0 epoch,eval_top1 2,80.0".split()
+
+
+@mark.parametrize(
+    "options, words",
+    [
+        ("--data-dir nowhere --recipe recipe.yaml", "data-dir: nowhere has no folder train"),
+        ("--recipe nowhere.yaml", "recipe: nowhere.yaml cannot be read"),
+        ("--recipe train.py", "recipe: train.py"),
+        ("--split test", "split: data has no folder test"),
+        ("--run", "train-script: train.py is no file"),
+        ("--model-kwargs branches=local irmlp=True", "branches is 'local'"),
+        ("--device tpu", "device: 'tpu'"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_any_training(training, tmp_path, options, words):
+    if options == "--run":
+        (tmp_path / "train.py").unlink()
+    code, evaluated = training(*options.split())
+    assert words in code and not evaluated and not (tmp_path / "out").exists()
+
+
+def test_training_options_need_a_dataset_and_a_recipe():
+    assert "recipe: needs data-dir" in main("ablation --recipe recipe.yaml".split())
+    assert "recipe: missing" in main("ablation --data-dir data".split())
