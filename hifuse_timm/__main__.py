@@ -1,4 +1,4 @@
-"""The command line: `python -m hifuse_timm publish`, `convert` and `run`."""
+"""The command line: `python -m hifuse_timm evaluate`, `average`, `publish`, `convert` and `run`."""
 
 import argparse
 import sys
@@ -6,6 +6,7 @@ import types
 from pathlib import Path
 
 import timm
+from timm.utils import ParseKwargs
 
 from .checkpoint import (
     Architecture,
@@ -15,6 +16,7 @@ from .checkpoint import (
     save_weights,
     summarize_dropped,
 )
+from .evaluate import PRECISIONS, average, check_writable, evaluate, format_result, save_json
 from .hub import DATASETS, NAMESPACE, publish
 
 
@@ -45,9 +47,66 @@ def main(argv: list[str] | None = None) -> int:
 
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m hifuse_timm", description="HiFuse for timm: publish and convert weights, run timm's scripts."
+        prog="python -m hifuse_timm",
+        description="HiFuse for timm: evaluate, publish and convert weights, run timm's scripts.",
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    p = subparsers.add_parser(
+        "evaluate",
+        help="measure a model on a split of a dataset, beside the paper's figures",
+        description="Measure any timm model on images in DIR/SPLIT/CLASS/*: accuracy, macro F1, precision and recall "
+        "(paper, Section 4.2), balanced accuracy, macro AUROC, expected calibration error and figures of each class, "
+        "with bootstrap intervals; beside the paper's where DIR/dataset.json, as prepare writes it, names one of its "
+        "datasets. Needs pip install 'hifuse-timm[medical]'.",
+        epilog="F1, precision and recall are means over all classes, 0 for a class that is never predicted or never "
+        "occurs; balanced accuracy and AUROC are means over the classes that occur. The calibration error is that of "
+        "the predicted class in 15 bins of equal width. Intervals are percentiles over resampled images. Image size, "
+        "crop and normalisation are those of the training, which the .pth.tar of train.py holds, else the model's.",
+    )
+    p.set_defaults(function=evaluate_command)
+    p.add_argument("--model", required=True, metavar="NAME", help="model of timm, or local-dir:DIR, or hf-hub:ID")
+    weights = p.add_mutually_exclusive_group(required=True)
+    weights.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="what timm's train.py saved (.pth.tar), a safetensors file, or a checkpoint of the authors' code",
+    )
+    weights.add_argument("--pretrained", action="store_true", help="take the published weights of the model")
+    p.add_argument("--use-ema", action="store_true", help="take the averaged weights of train.py's --model-ema")
+    p.add_argument("--data-dir", required=True, metavar="DIR", help="dataset, as prepare writes it")
+    p.add_argument("--split", default="test", metavar="NAME", help="folder of DIR to measure on (default: test)")
+    p.add_argument("--json", metavar="FILE", help="write all figures, for average and for publish --metrics")
+    p.add_argument(
+        "--predictions", metavar="FILE.csv", help="write true and predicted class and probabilities by image"
+    )
+    p.add_argument("--plots", metavar="DIR", help="draw confusion matrix, ROC curves and reliability diagram")
+    p.add_argument("--fuse", action="store_true", help="fold the network for inference first; the outputs stay")
+    p.add_argument("--device", metavar="DEVICE", help="as cpu or cuda:1; the machine's accelerator by default")
+    p.add_argument("--precision", default="float32", choices=PRECISIONS, help="autocast below float32 (the default)")
+    p.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at once (default: 32)")
+    p.add_argument("--workers", type=int, default=4, metavar="N", help="processes that read images (default: 4)")
+    p.add_argument(
+        "--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE", help="as in timm's scripts"
+    )
+    p.add_argument("--img-size", type=int, metavar="N", help="pixels a side, in the place of the training's")
+    p.add_argument(
+        "--crop-pct", type=float, metavar="X", help="share of the resized side that the crop keeps, likewise"
+    )
+    p.add_argument("--mean", type=float, nargs="+", metavar="X", help="mean of the normalisation, likewise")
+    p.add_argument("--std", type=float, nargs="+", metavar="X", help="standard deviation of it, likewise")
+    p.add_argument("--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (default: 2000)")
+    p.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+
+    p = subparsers.add_parser(
+        "average",
+        help="average the figures of several runs of evaluate",
+        description="Average what evaluate --json wrote of one model on one dataset, as on the two folds of Kvasir, "
+        "and show the spread, beside the paper's figures.",
+    )
+    p.set_defaults(function=average_command)
+    p.add_argument("runs", nargs="+", metavar="RUN.json", help="the runs, two or more")
+    p.add_argument("--json", metavar="FILE", help="write the averages, for publish --metrics")
 
     p = subparsers.add_parser(
         "publish",
@@ -71,8 +130,8 @@ def _make_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--metrics",
         metavar="FILE.json",
-        help='results for the card: an object whose numbers are the metrics, as {"accuracy": 0.83, "f1": 0.73, '
-        '"precision": 0.74, "recall": 0.73}; what is no number is left out',
+        help="results for the card: what evaluate or average wrote, or an object whose numbers are the metrics, as "
+        '{"accuracy": 0.83, "f1": 0.73}; what is no number is left out',
     )
     p.add_argument("--repo-id", metavar="ID", help=f"repository, {NAMESPACE}/MODEL.TAG by default")
     p.add_argument("--private", action="store_true", help="make a new repository private")
@@ -97,6 +156,54 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("script", metavar="SCRIPT", help="the script")
     return parser
+
+
+def evaluate_command(args: argparse.Namespace) -> None:
+    """Evaluate a model."""
+    check_writable(args.json)
+    check_writable(args.predictions)
+    check_writable(args.plots, directory=True)
+    evaluation = evaluate(
+        args.model,
+        args.data_dir,
+        args.checkpoint,
+        split=args.split,
+        use_ema=args.use_ema,
+        fuse=args.fuse,
+        device=args.device,
+        precision=args.precision,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        model_kwargs=args.model_kwargs,
+        img_size=args.img_size,
+        crop_pct=args.crop_pct,
+        mean=args.mean,
+        std=args.std,
+        resamples=args.resamples,
+        seed=args.seed,
+    )
+    print(format_result(evaluation.result))
+    written = []
+    if args.json is not None:
+        save_json(evaluation.result, args.json)
+        written.append(args.json)
+    if args.predictions is not None:
+        evaluation.save_predictions(args.predictions)
+        written.append(args.predictions)
+    if args.plots is not None:
+        written += map(str, evaluation.save_plots(args.plots))
+    if written:
+        print(f"\nwritten: {', '.join(written)}")
+
+
+def average_command(args: argparse.Namespace) -> None:
+    """Average runs of evaluate."""
+    check_writable(args.json)
+    result = average(args.runs)
+    print(format_result(result))
+    if args.json is not None:
+        save_json(result, args.json)
+        print(f"\nwritten: {args.json}")
 
 
 def publish_command(args: argparse.Namespace) -> None:

@@ -327,7 +327,8 @@ def publish(
         checkpoint: What timm's train.py saved, a safetensors file, or a checkpoint of the authors' code.
         dataset: Tag of the dataset that it was trained on, a key of `DATASETS`.
         use_ema: Whether to take the averaged weights that train.py keeps beside the trained ones.
-        metrics: JSON file of an object whose numbers become the card's metrics; anything else in it is left out.
+        metrics: JSON file of an object whose numbers become the card's metrics; what `evaluate` and `average` write
+            also gives the card their intervals and the paper's figures. Anything else in it is left out.
         repo_id: Repository, `NAMESPACE/model_name.dataset` by default.
         private: Whether a new repository is private.
         dry_run: Directory to write the files to instead of uploading them.
@@ -346,7 +347,7 @@ def publish(
         raise ValueError(f"dataset {dataset!r} is not known: expected one of {', '.join(DATASETS)}")
     repo_id = repo_id or f"{NAMESPACE}/{model_name}.{dataset}"
     validate_repo_id(repo_id)
-    results = {} if metrics is None else _read_metrics(Path(metrics))
+    results, evaluation = ({}, {}) if metrics is None else _read_metrics(Path(metrics), model_name, dataset)
     if dry_run is not None:
         _check_replaceable(Path(dry_run))
     elif get_token() is None:
@@ -367,7 +368,7 @@ def publish(
         config = json.dumps(_make_config(model, dataset, model_args), indent=2)
         (directory / "config.json").write_text(config + "\n", encoding="utf-8")
         checksum = _sha256(directory / "model.safetensors")
-        card = _make_card(repo_id, model, dataset, results, training_args, use_ema, checksum)
+        card = _make_card(repo_id, model, dataset, results, evaluation, training_args, use_ema, checksum)
         card.save(directory / "README.md")
 
     if dry_run is not None:
@@ -389,8 +390,8 @@ def publish(
     return str(commit.commit_url)
 
 
-def _read_metrics(path: Path) -> dict[str, float]:
-    """The numbers of a JSON file."""
+def _read_metrics(path: Path, model_name: str, dataset: str) -> tuple[dict[str, float], dict]:
+    """The numbers of a JSON file, and all that is in it if evaluate or average wrote it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as e:
@@ -400,7 +401,14 @@ def _read_metrics(path: Path) -> dict[str, float]:
     results = {k: v for k, v in content.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
     if not results or not all(map(math.isfinite, results.values())):
         raise ValueError(f"metrics {path} hold {content}, expected finite numbers as {{'accuracy': 0.83}}")
-    return results
+    if content.get("kind") not in ("evaluation", "average"):
+        return results, {}
+    measured = content["architecture"], content["dataset"] or dataset  # folders of one's own have no tag
+    if measured != (model_name, dataset):
+        raise ValueError(
+            f"metrics {path} are of {measured[0]} on {measured[1]}, expected those of {model_name} on {dataset}"
+        )
+    return results, content
 
 
 def _create_on_meta(
@@ -461,6 +469,7 @@ def _make_card(
     model: nn.Module,
     dataset: str,
     results: dict[str, float],
+    evaluation: dict,
     training_args: dict,
     use_ema: bool,
     checksum: str,
@@ -480,6 +489,7 @@ def _make_card(
                 task_type="image-classification",
                 dataset_type=dataset,
                 dataset_name=data.name,
+                dataset_split=evaluation.get("split"),
                 metric_type=metric,
                 metric_value=value,
             )
@@ -490,7 +500,11 @@ def _make_card(
     num_params = sum(p.numel() for p in model.parameters())
     size = "x".join(map(str, model.pretrained_cfg["input_size"][1:]))
     labels = _table("index", "class", "meaning", rows=[(i, k, v) for i, (k, v) in enumerate(data.labels.items())])
-    metrics = _table("metric", "value", rows=[(k, f"{v:.6g}") for k, v in results.items()])
+    metrics = (
+        _describe_evaluation(results, evaluation)
+        if evaluation
+        else _table("metric", "value", rows=[(k, f"{v:.6g}") for k, v in results.items()])
+    )
     recipe = {k: training_args[k] for k in _RECIPE if training_args.get(k) not in (None, False, "", [])}
     settings = _table("setting", "value", rows=list(recipe.items()))
     weights = "averaged (EMA)" if use_ema else "trained"
@@ -536,6 +550,28 @@ Licence of the data: {data.license_note}. It carries over to these weights. Plea
 `model.safetensors` holds the {weights} weights. SHA-256: `{checksum}`
 """
     )
+
+
+def _describe_evaluation(results: dict[str, float], evaluation: dict) -> str:
+    """What `evaluate` or `average` found: how it was measured, and a table with the paper's figures beside ours."""
+    counts, paper = evaluation["counts"], evaluation["paper"] or {}
+    if evaluation["kind"] == "average":
+        how = f"Means of {counts['runs']} runs on {counts['images']:,} images in all"
+        header = ["metric", "mean", "standard deviation"]
+        spread = {name: f"{values['std']:.4f}" for name, values in evaluation["spread"].items() if values}
+    else:
+        intervals = evaluation["intervals"]
+        how = f"On {counts['images']:,} images"
+        header = ["metric", "value", f"{intervals['level']:.0%} interval"]
+        spread = {name: " - ".join(f"{bound:.4f}" for bound in intervals.get(name) or []) for name in results}
+    rows = [[name, f"{value:.4f}", spread.get(name, "")] for name, value in results.items()]
+    if paper:
+        header.append("paper")
+        rows = [[*row, f"{paper[row[0]]:.4f}" if row[0] in paper else ""] for row in rows]
+    return (
+        f"{how} of the split {evaluation['split']}, by `python -m hifuse_timm evaluate`. F1, precision, recall and "
+        "AUROC are means over the classes (macro averages); ece is the expected calibration error.\n\n"
+    ) + _table(*header, rows=rows)
 
 
 def _table(*header: str, rows: list[tuple]) -> str:

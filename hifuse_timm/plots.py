@@ -1,0 +1,156 @@
+"""Pictures of an evaluation: confusion matrix, ROC curves and reliability diagram, as PNG files."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from .metrics import CALIBRATION_BINS, calibration_bins
+
+__all__ = ["draw_confusion", "draw_reliability", "draw_roc", "save_figure"]
+
+_STYLE = {
+    "font.size": 10,
+    "figure.facecolor": "white",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+}
+# Okabe and Ito's colours, told apart by all common forms of colour blindness; line styles tell further classes apart.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
+_LINES = ("-", "--", ":", "-.")
+_MAX_LABELLED = 25  # classes beyond which cells and legend would be too small to read
+
+
+def save_figure(figure, path: Path) -> None:
+    """Write a picture beside its place and rename it, so that the file is whole at any time."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        figure.savefig(beside, format="png", dpi=150)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def draw_confusion(confusion: torch.Tensor, classes: list[str], title: str):
+    """Confusion matrix: in each cell the images of a true class (row) that were taken for a class (column).
+
+    Args:
+        confusion: Number of images, (K, K).
+        classes: Names of the classes.
+        title: Title of the picture.
+
+    Returns:
+        A matplotlib Figure.
+    """
+    figure, plt = _new_figure(width=3.2 + 0.75 * min(len(classes), 20), height=2.4 + 0.7 * min(len(classes), 20))
+    with plt.rc_context(_STYLE):
+        ax = figure.subplots()
+        share = (confusion / confusion.sum(1, keepdim=True)).nan_to_num(0)
+        image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        figure.colorbar(image, ax=ax, label="share of the true class", shrink=0.8)
+        ax.set(title=title, xlabel="predicted class", ylabel="true class")
+        if len(classes) <= _MAX_LABELLED:
+            ax.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor")
+            ax.set_yticks(range(len(classes)), classes)
+            for i, row in enumerate(confusion.tolist()):
+                for j, count in enumerate(row):
+                    text = f"{count:,}\n{share[i, j]:.0%}" if count else "0"
+                    color = "white" if share[i, j] > 0.55 else "black" if count else "#888888"
+                    ax.text(j, i, text, ha="center", va="center", color=color, fontsize=8)
+        ax.spines[:].set_visible(True)
+    return figure
+
+
+def draw_roc(probs: torch.Tensor, targets: torch.Tensor, classes: list[str], auroc: list[float | None], title: str):
+    """ROC curves of each class against the rest, for the classes that occur.
+
+    Args:
+        probs: Probability of each class for each image, (N, K).
+        targets: Class index of each image, (N,).
+        classes: Names of the classes.
+        auroc: Area under each curve; a class where it is None has none.
+        title: Title of the picture.
+
+    Returns:
+        A matplotlib Figure.
+    """
+    from torchmetrics.functional.classification import binary_roc
+
+    figure, plt = _new_figure(width=8.2, height=5.4)
+    with plt.rc_context(_STYLE):
+        ax = figure.subplots()
+        ax.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=(0, (2, 3)), label="chance 0.500")
+        for k, (name, area) in enumerate(zip(classes, auroc, strict=True)):
+            if area is None:
+                continue
+            false_positive_rate, true_positive_rate, _ = binary_roc(probs[:, k], (targets == k).long())
+            style = dict(color=_COLORS[k % len(_COLORS)], linestyle=_LINES[k // len(_COLORS) % len(_LINES)])
+            label = f"{name} {area:.3f}" if len(classes) <= _MAX_LABELLED else None
+            ax.plot(false_positive_rate, true_positive_rate, linewidth=1.6, label=label, clip_on=False, **style)
+        ax.set(
+            title=title,
+            xlabel="false positive rate (1 - specificity)",
+            ylabel="true positive rate (recall)",
+            xlim=(0, 1),
+            ylim=(0, 1),
+            aspect="equal",
+        )
+        ax.grid(True)
+        figure.legend(loc="outside right upper", title="class against the rest, AUROC", frameon=False, fontsize=9)
+    return figure
+
+
+def draw_reliability(probs: torch.Tensor, targets: torch.Tensor, ece: float, title: str):
+    """Reliability diagram: accuracy by the probability of the predicted class, above how many images have it.
+
+    Args:
+        probs: Probability of each class for each image, (N, K).
+        targets: Class index of each image, (N,).
+        ece: The expected calibration error.
+        title: Title of the picture.
+
+    Returns:
+        A matplotlib Figure.
+    """
+    confidence, predicted = probs.max(dim=1)
+    bins = calibration_bins(confidence)
+    counts = bins.bincount(minlength=CALIBRATION_BINS)
+    filled = counts > 0
+    accuracy = bins.bincount((predicted == targets).double(), CALIBRATION_BINS)[filled] / counts[filled]
+    mean_confidence = bins.bincount(confidence.double(), CALIBRATION_BINS)[filled] / counts[filled]
+    width = 1 / CALIBRATION_BINS
+    centers = (torch.arange(CALIBRATION_BINS) + 0.5) * width
+
+    figure, plt = _new_figure(width=6, height=6.6)
+    with plt.rc_context(_STYLE):
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        upper.bar(centers[filled], accuracy, width * 0.94, color=_COLORS[0], alpha=0.35, label="accuracy in the bin")
+        upper.plot([0, 1], [0, 1], color="#666666", linewidth=1, linestyle="--", label="perfect calibration")
+        upper.plot(
+            mean_confidence,
+            accuracy,
+            "o-",
+            color=_COLORS[0],
+            markersize=4,
+            clip_on=False,
+            label="at the bin's mean probability",
+        )
+        upper.set(
+            title=f"{title}\nexpected calibration error {ece:.3f}", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02)
+        )
+        upper.grid(True)
+        upper.legend(loc="upper left", frameon=False, fontsize=9)
+        lower.bar(centers, counts, width * 0.94, color=_COLORS[0])
+        lower.set(xlabel="probability of the predicted class", ylabel="images")
+        lower.grid(True, axis="y")
+    return figure
+
+
+def _new_figure(width: float, height: float):
+    """A figure of that many inches without a display, and matplotlib."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white"), matplotlib
