@@ -5,12 +5,14 @@ import json
 import os
 import shlex
 
+import numpy as np
 import timm
 import torch
 import torch._dynamo.testing
 from conformance import ROOT, run
 from conftest import NARROW
-from pytest import fixture, mark, raises
+from PIL import Image
+from pytest import approx, fixture, mark, raises
 from test_benchmarks_throughput import _short_probes
 from test_timm import randomize_statistics
 from torch import nn
@@ -372,6 +374,28 @@ def test_interrupted_row_goes_on_from_its_last_epoch_and_keeps_its_best(training
     assert evaluated[0][1] == "checkpoint-1.pth.tar"  # of the epochs before the interruption
     epochs = (tmp_path / "out/global/summary.csv").read_text().split()
     assert epochs == "epoch,eval_top1 0,70.0 1,90.0 epoch,eval_top1 2,80.0".split()
+
+
+@torch.no_grad()
+def test_evaluation_is_that_of_the_network_that_was_trained(tmp_path):
+    kwargs = NARROW | dict(depths=(1, 1, 1, 1), branch_attention=False, irmlp=False, shortcut=False)
+    model = randomize_statistics(timm.create_model("hifuse_tiny", **kwargs, num_classes=2)).eval()
+    pixels = np.random.RandomState(0).randint(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    targets = []
+    for number, image in enumerate(pixels):
+        for split in ("train", "val"):
+            folder = tmp_path / split / str(number // 6)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{number:02}.png")
+        targets.append(number // 6)
+    predicted = model((torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5).argmax(1)
+    checkpoint = tmp_path / "checkpoint-1.pth.tar"
+    args = argparse.Namespace(model_kwargs=kwargs, img_size=32, crop_pct=1.0)
+    torch.save(dict(state_dict=model.state_dict(), args=args), checkpoint)
+    settings = ablation_training.Settings(str(tmp_path), 2, "val", dict(workers=0), [])
+    metrics = ablation_training.evaluate(settings, checkpoint, False, "cpu")
+    assert metrics["accuracy"] == approx((predicted == torch.tensor(targets)).double().mean().item(), abs=1e-6)
+    assert metrics["counts"]["images"] == 12
 
 
 @mark.parametrize(
