@@ -31,6 +31,7 @@ _SAME = ("device", "cores", "driver", "threads", "torch", "timm", "hifuse_timm")
 
 
 def format_spread(spread: Spread | None, digits: int, scale: float = 1.0, unit: str = "") -> str:
+    """Median, and quartiles in brackets; nothing for None."""
     if spread is None:
         return ""
     low, median, high = (f"{value * scale:.{digits}f}{unit}" for value in (spread.low, spread.median, spread.high))
