@@ -4,9 +4,9 @@ import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
-from . import complexity, report, scaling, throughput
+from . import ablation, complexity, report, scaling, throughput
 
-COMMANDS = dict(complexity=complexity, throughput=throughput, scaling=scaling, report=report)
+COMMANDS = dict(complexity=complexity, throughput=throughput, scaling=scaling, ablation=ablation, report=report)
 
 
 def main(argv: list[str] | None = None) -> int | str | None:

@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import timm
@@ -26,6 +26,7 @@ class Form:
         num_classes: Number of classes.
         reason: Why its counts are not the published ones, where they are not.
         missed: Pattern of the names of modules that the paper's counter missed in this network.
+        kwargs: Further arguments of the network.
     """
 
     model: str
@@ -35,6 +36,7 @@ class Form:
     num_classes: int = 1000
     reason: str = ""
     missed: str = ""
+    kwargs: dict = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,7 @@ def create_network(form: Form, img_size: int | None = None, **kwargs) -> nn.Modu
         ImportError: If the library that has the network is not installed.
         ValueError: If the library takes no such arguments or input size.
     """
+    kwargs = form.kwargs | kwargs
     if form.library == "timm":
         if img_size not in (None, form.img_size):
             # HiFuse takes any size, and makes its masks at construction for the one that it is told

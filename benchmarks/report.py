@@ -6,7 +6,7 @@ import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from . import complexity, scaling, throughput
+from . import ablation, ablation_training, complexity, scaling, throughput
 from .environment import format_conditions
 from .result import Result
 
@@ -63,13 +63,31 @@ def _scaling(data: dict, picture: Path) -> str:
     )
 
 
-SECTIONS = dict(complexity=_complexity, throughput=_throughput, scaling=_scaling)
+def _ablation(data: dict, picture: Path) -> str:
+    rows = [ablation.Row(**row) for row in data["rows"]]
+    speed = None if data["throughput"] is None else Result.from_json(data["throughput"])
+    table = ablation.format_rows(rows, data["conditions"], speed, markdown=True)
+    return f"## Ablation, Table 3: counts and throughput\n\n{table}"
+
+
+def _ablation_training(data: dict, picture: Path) -> str:
+    table = ablation_training.format_result(ablation_training.Result.from_json(data), markdown=True)
+    return f"## Ablation, Table 3: trained\n\n{table}"
+
+
+SECTIONS = {
+    "complexity": _complexity,
+    "throughput": _throughput,
+    "scaling": _scaling,
+    "ablation": _ablation,
+    "ablation-training": _ablation_training,
+}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Define the options of `python -m benchmarks report`."""
     parser.add_argument(
-        "results", nargs="+", metavar="RESULT.json", help="files that complexity, throughput and scaling --json wrote"
+        "results", nargs="+", metavar="RESULT.json", help="files that the other commands wrote with --json"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the page and its pictures")
 
@@ -80,7 +98,7 @@ def _load(path: str) -> dict:
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"RESULT.json: {path} cannot be read ({error})") from error
     if not isinstance(data, dict) or data.get("kind") not in SECTIONS:
-        raise ValueError(f"RESULT.json: {path} is no result of {', '.join(SECTIONS)} --json")
+        raise ValueError(f"RESULT.json: {path} is no result of complexity, throughput, scaling or ablation --json")
     return data
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from argparse import ArgumentParser
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from timm.layers import set_fused_attn, use_fused_attn
-from timm.utils import reparameterize_model
+from timm.utils import ParseKwargs, reparameterize_model
 from torch import nn
 
 from .networks import Form, create_network, find_form
@@ -51,10 +52,18 @@ class Spec:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
 
+def parse_model_kwargs(arguments: Sequence[str]) -> dict:
+    """Arguments of a network, NAME=VALUE, as timm's scripts read them after `--model-kwargs`."""
+    parser = ArgumentParser()
+    parser.add_argument("--model-kwargs", nargs="*", action=ParseKwargs)
+    return parser.parse_args(["--model-kwargs", *arguments]).model_kwargs
+
+
 def parse_spec(text: str, compile: bool = False, channels_last: bool = False) -> Spec:
     """Read `NAME` or `NAME[option,...]`, as in `convnext_base[conv_mlp,channels_last]`.
 
-    The switches compile, channels_last and fused_attn can have no_ before them.
+    The switches compile, channels_last and fused_attn can have no_ before them. Options NAME=VALUE are arguments of the
+    network, as in `hifuse_tiny[branches=local,depths=(1,1,1,1)]`.
 
     Args:
         text: The spec.
@@ -67,13 +76,20 @@ def parse_spec(text: str, compile: bool = False, channels_last: bool = False) ->
     match = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]*)\])?", text)
     if match is None:
         raise ValueError(f"models: {text!r} is no spec, expected NAME or NAME[option,...]")
-    name, options = match[1], [option.strip() for option in (match[2] or "").split(",") if option.strip()]
-    spec = Spec(text, find_form(name), compile=compile, channels_last=channels_last)
+    # commas within parentheses are those of a value
+    options = [option.strip() for option in re.split(r",(?![^()]*\))", match[2] or "") if option.strip()]
+    model_kwargs = parse_model_kwargs([option for option in options if "=" in option])
+    form = replace(find_form(match[1]), kwargs=model_kwargs)
+    spec = Spec(text, form, compile=compile, channels_last=channels_last)
     for option in options:
+        if "=" in option:
+            continue
         switch = option.removeprefix("no_")
         if switch not in OPTIONS or (switch != option and switch not in _SWITCHES):
             known = ", ".join([*OPTIONS, *(f"no_{switch}" for switch in _SWITCHES)])
-            raise ValueError(f"models: {option!r} in {text!r} is no option, expected one of {known}")
+            raise ValueError(
+                f"models: {option!r} in {text!r} is no option, expected one of {known}, or NAME=VALUE for the network"
+            )
         spec = replace(spec, **{switch: switch == option})
     return spec
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from tabulate import tabulate
 
 
-def format_table(header: list[str], rows: list[list[str]], markdown: bool = False) -> str:
-    """A table of texts, the first column to the left and all others to the right."""
-    align = ["left"] + ["right"] * (len(header) - 1)
+def format_table(header: list[str], rows: list[list[str]], markdown: bool = False, num_left: int = 1) -> str:
+    """A table of texts, the first num_left columns to the left and all others to the right."""
+    align = ["left"] * num_left + ["right"] * (len(header) - num_left)
     return tabulate(
         rows,
         header,

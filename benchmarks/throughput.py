@@ -13,7 +13,7 @@ from tqdm import tqdm
 from .contenders import MODES, PRECISIONS, parse_device
 from .environment import conditions, format_conditions
 from .measure import Spread, percentile
-from .result import Result, Settings
+from .result import Limits, Result, Settings
 from .session import Session
 from .specs import OPTIONS
 from .tables import format_table, write_json
@@ -30,7 +30,8 @@ MODELS = [
 _SAME = ("device", "cores", "driver", "threads", "torch", "timm", "hifuse_timm")
 
 
-def _spread(spread: Spread | None, digits: int, scale: float = 1.0, unit: str = "") -> str:
+def format_spread(spread: Spread | None, digits: int, scale: float = 1.0, unit: str = "") -> str:
+    """Median, and quartiles in brackets; nothing for None."""
     if spread is None:
         return ""
     low, median, high = (f"{value * scale:.{digits}f}{unit}" for value in (spread.low, spread.median, spread.high))
@@ -41,6 +42,12 @@ def describe(settings: Settings) -> str:
     """Mode, precision, image size and form that hold for all networks of a measurement."""
     form = ["channels_last"] * settings.channels_last + ["compiled"] * settings.compile
     return ", ".join([settings.mode, settings.precision, f"{settings.image_size} pixels", *form])
+
+
+def format_limits(limits: Limits) -> str:
+    """What the device can do, as measured."""
+    matmul, copy = (format_spread(Spread.of(samples.rates), 1, 1e-9) for samples in (limits.matmul, limits.copy))
+    return f"Matrix products: {matmul} GFLOP/s. Memory copy: {copy} GB/s."
 
 
 def format_result(result: Result, markdown: bool = False) -> str:
@@ -57,10 +64,10 @@ def format_result(result: Result, markdown: bool = False) -> str:
             cells.append(
                 [
                     title,
-                    _spread(rates, 2) if rates else "failed" * bool(row.error),
-                    _spread(result.ratio(row), 3),
+                    format_spread(rates, 2) if rates else "failed" * bool(row.error),
+                    format_spread(result.ratio(row), 3),
                     *(f"{1e3 * percentile(calls, p):.1f}" if calls else "" for p in (50, 95)),
-                    _spread(result.matmul_share(row), 0, 100, "%"),
+                    format_spread(result.matmul_share(row), 0, 100, "%"),
                     {None: "", True: "yes", False: "no"}[row.fused_attention],
                     "" if row.peak_memory is None else f"{row.peak_memory / 1e9:.2f}",
                     "" if row.excess_memory is None else f"{row.excess_memory / 1e9:.2f}",
@@ -72,11 +79,7 @@ def format_result(result: Result, markdown: bool = False) -> str:
         text += [format_table(header, cells, markdown), ""]
         text += [line for failure in failures for line in (failure, "")]
         if limits.matmul.rates:
-            matmul, copy = Spread.of(limits.matmul.rates), Spread.of(limits.copy.rates)
-            text += [
-                f"Matrix products: {_spread(matmul, 1, 1e-9)} GFLOP/s. Memory copy: {_spread(copy, 1, 1e-9)} GB/s.",
-                "",
-            ]
+            text += [format_limits(limits), ""]
     text += ["Medians, and quartiles in brackets, over the rounds; ratios and shares are taken round by round."]
     text += [line for session in result.conditions for line in ("", format_conditions(session))]
     return "\n".join(text)
@@ -90,7 +93,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         nargs="+",
         metavar="SPEC",
         help="networks of Table 4 by their library's name, or any of timm's, as NAME or 'NAME[option,...]' "
-        f"({options}; no_compile, no_channels_last, no_fused_attn switch off; default: {' '.join(MODELS)})",
+        f"({options}; no_compile, no_channels_last, no_fused_attn switch off; NAME=VALUE: an argument of the network; "
+        f"default: {' '.join(MODELS)})",
     )
     parser.add_argument(
         "--baseline", metavar="SPEC", help="which of them ratios are to (default: convnext_base, else the first)"

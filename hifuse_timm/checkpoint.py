@@ -95,44 +95,59 @@ class Architecture:
     dense: bool
     in_chans: int
     num_classes: int | None
+    branch_attention: bool = True
+    irmlp: bool = True
 
     @classmethod
     def of(cls, state_dict: dict[str, torch.Tensor]) -> "Architecture":
         """Read the architecture off the shapes of a state dict in our layout.
 
+        Whether the HFF blocks have a shortcut cannot be read: it has no weights.
+
         Raises:
             ValueError: If the state dict is not one of HiFuse.
         """
         dims, local_depths, global_depths = [], [], []
-        while (key := f"stages.{len(dims)}.fusion.irmlp.conv.weight") in state_dict:
-            dims.append(state_dict[key].shape[0] // 3)
+        while (key := f"stages.{len(dims)}.local_blocks.0.fc.weight") in state_dict:
+            dims.append(state_dict[key].shape[0])
             for branch, depths in (("local", local_depths), ("global", global_depths)):
                 pattern = re.compile(rf"stages\.{len(dims) - 1}\.{branch}_blocks\.(\d+)\.fc\.weight")
                 depths.append(sum(pattern.fullmatch(k) is not None for k in state_dict))
         if not dims or "local_stem.0.weight" not in state_dict:
             raise ValueError(f"the weights are not those of a HiFuse: their keys are {_sample(state_dict)}")
         head = state_dict.get("head.fc.weight")
+        irmlp_conv = state_dict.get("stages.0.fusion.irmlp.conv.weight")
         return cls(
             dims=tuple(dims),
             local_depths=tuple(local_depths),
             global_depths=tuple(global_depths),
-            dense=state_dict["stages.0.fusion.irmlp.conv.weight"].shape[1] > 1,
+            dense=irmlp_conv is not None and irmlp_conv.shape[1] > 1,
             in_chans=state_dict["local_stem.0.weight"].shape[1],
             num_classes=None if head is None else head.shape[0],
+            branch_attention="stages.0.fusion.spatial_attn.conv.conv.weight" in state_dict
+            or "stages.0.fusion.spatial_attn.conv.weight" in state_dict,  # folded
+            irmlp=irmlp_conv is not None,
         )
 
     @property
     def variant(self) -> str | None:
-        """Name of the registered variant of these widths and depths, None where there is none."""
+        """Name of the registered variant of these widths, depths and parts, None where there is none."""
+        if not (self.branch_attention and self.irmlp):
+            return None
         for name, depths in _VARIANT_DEPTHS.items():
             if self.dims == _VARIANT_DIMS and self.local_depths == self.global_depths == depths:
                 return name + ("_dense" if self.dense else "")
         return None
 
     def __str__(self) -> str:
-        kind = "dense" if self.dense else "depthwise"
-        layout = f"dims {self.dims}, depths {self.local_depths} local and {self.global_depths} global, {kind} IRMLP"
-        return f"{self.variant} ({kind} IRMLP)" if self.variant else f"a HiFuse of {layout}"
+        kind = ("dense" if self.dense else "depthwise") + " IRMLP" if self.irmlp else "no IRMLP"
+        if self.variant:
+            return f"{self.variant} ({kind})"
+        layout = f"dims {self.dims}, depths {self.local_depths}"
+        if not any(self.global_depths):
+            return f"a HiFuse of {layout}, local branch alone"
+        attention = "" if self.branch_attention else "no branch attention, "
+        return f"a HiFuse of {layout} local and {self.global_depths} global, {attention}{kind}"
 
 
 def read_checkpoint(path: str | Path, use_ema: bool = False) -> dict[str, torch.Tensor]:
@@ -286,7 +301,7 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> tuple[dict[str, t
         ValueError: If the weights are neither ours nor the authors'.
     """
     state_dict = {k: v for k, v in state_dict.items() if not k.endswith(_BUFFERS) or k.startswith("layers")}
-    if "global_stem.0.weight" in state_dict:
+    if "local_stem.0.weight" in state_dict:
         return state_dict, {}
     if "patch_embed.proj.weight" not in state_dict or "fu1.residual.conv1.conv.weight" not in state_dict:
         raise ValueError(f"the weights are not those of a HiFuse: their keys are {_sample(state_dict)}")
@@ -332,6 +347,11 @@ def check_architecture(state_dict: dict[str, torch.Tensor], expected: dict[str, 
         ValueError: If they are not; names what they are of.
     """
     ours, theirs = Architecture.of(expected), Architecture.of(state_dict)
+    if (theirs.branch_attention, theirs.irmlp) != (ours.branch_attention, ours.irmlp):
+        raise ValueError(
+            f"the checkpoint is of {theirs}, the model is {ours}: create it with the branches, branch_attention and "
+            "irmlp with which the checkpoint was trained"
+        )
     if theirs.dense != ours.dense:
         wanted = "hifuse_*_dense" if theirs.dense else "hifuse_tiny, hifuse_small or hifuse_base"
         raise ValueError(

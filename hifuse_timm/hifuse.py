@@ -602,7 +602,9 @@ class InvertedResidualMlp(nn.Module):
 class HierarchicalFeatureFusion(nn.Module):
     """Hierarchical feature fusion block (HFF), Eq. 5 and Figure 2.
 
-    Fuses the local and the global map of a stage with the fused map of the stage before, if there is one.
+    Fuses the local and the global map of a stage with the fused map of the stage before, if there is one. The parts
+    that Table 3 adds one after the other can be left out; what is then in their place, of which the paper says nothing,
+    is the least that works.
     """
 
     def __init__(
@@ -610,6 +612,9 @@ class HierarchicalFeatureFusion(nn.Module):
         dim: int,
         previous_dim: int | None = None,
         dense: bool = False,
+        branch_attention: bool = True,
+        irmlp: bool = True,
+        shortcut: bool = True,
         drop_path: float = 0.0,
         device=None,
         dtype=None,
@@ -619,12 +624,18 @@ class HierarchicalFeatureFusion(nn.Module):
             dim: Number of channels of the local, the global and the fused map.
             previous_dim: Number of channels of the fused map of the stage before, None in the first stage.
             dense: Whether the 3x3 convolution of the IRMLP mixes channels.
-            drop_path: Stochastic depth rate of the IRMLP; the first stage has no shortcut and so no stochastic depth.
+            branch_attention: Whether spatial and channel attention weigh the local and the global map, which otherwise
+                reach the IRMLP unchanged.
+            irmlp: Whether the IRMLP fuses the three maps; otherwise a 1x1 convolution, 3C to C, with BatchNorm does.
+            shortcut: Whether the term u, the projected and pooled map of the stage before, is added in the end. It is
+                among the maps that are fused in either case.
+            drop_path: Stochastic depth rate of the IRMLP; without a shortcut, as in the first stage, there is none.
         """
         dd = dict(device=device, dtype=dtype)
         super().__init__()
-        self.spatial_attn = SpatialAttention(**dd)
-        self.channel_attn = ChannelAttention(dim, **dd)
+        self.shortcut = shortcut
+        self.spatial_attn = SpatialAttention(**dd) if branch_attention else nn.Identity()
+        self.channel_attn = ChannelAttention(dim, **dd) if branch_attention else nn.Identity()
         self.local_proj = LinearNormAct(dim, dim, **dd)
         self.global_proj = LinearNormAct(dim, dim, **dd)
         if previous_dim is None:
@@ -638,7 +649,9 @@ class HierarchicalFeatureFusion(nn.Module):
             num_maps = 3
         self.norm = LayerNorm2d(num_maps * dim, eps=1e-6, **dd)
         self.fuse_proj = LinearNormAct(num_maps * dim, dim, act_layer=nn.GELU, **dd)
-        self.irmlp = InvertedResidualMlp(3 * dim, dim, dense=dense, **dd)
+        self.irmlp = (
+            InvertedResidualMlp(3 * dim, dim, dense=dense, **dd) if irmlp else LinearNormAct(3 * dim, dim, **dd)
+        )
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
     def forward(
@@ -661,7 +674,8 @@ class HierarchicalFeatureFusion(nn.Module):
         assert previous is not None, "previous: the fused map of the stage before is missing"
         shortcut = self.previous_proj(previous)
         fused = self.fuse_proj(self.norm(torch.cat([shortcut] + maps, dim=1)))
-        return shortcut + self.drop_path(self.irmlp(torch.cat(attended + [fused], dim=1)))
+        fused = self.irmlp(torch.cat(attended + [fused], dim=1))
+        return shortcut + self.drop_path(fused) if self.shortcut else fused
 
 
 @contextmanager
@@ -679,7 +693,11 @@ def _frozen_statistics(module: nn.Module):
 
 
 class HiFuseStage(nn.Module):
-    """One stage: each branch downsampled and run through its blocks, then the HFF block over the three maps."""
+    """One stage: each branch downsampled and run through its blocks, then the HFF block over the three maps.
+
+    A stage without global blocks is one of the local branch alone: nothing is fused, and the local map takes the place
+    of the fused one.
+    """
 
     def __init__(
         self,
@@ -691,6 +709,9 @@ class HiFuseStage(nn.Module):
         window_size: int = 7,
         map_size: tuple[int, int] = (56, 56),
         dense: bool = False,
+        branch_attention: bool = True,
+        irmlp: bool = True,
+        shortcut: bool = True,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
         local_drop_path: list[float] | None = None,
@@ -703,11 +724,14 @@ class HiFuseStage(nn.Module):
             dim: Number of channels of the three maps.
             previous_dim: Number of channels in the stage before, None in the first stage, which does not downsample.
             local_depth: Number of local blocks.
-            global_depth: Number of global blocks.
+            global_depth: Number of global blocks, 0 for the local branch alone.
             num_heads: Number of attention heads.
             window_size: Positions a side of an attention window.
             map_size: Height and width of the maps for which the window masks are made.
             dense: Whether the 3x3 convolution of the IRMLP mixes channels.
+            branch_attention: Whether the HFF block has spatial and channel attention.
+            irmlp: Whether the HFF block has an IRMLP.
+            shortcut: Whether the HFF block has a shortcut.
             attn_drop: Dropout rate of the attention weights.
             proj_drop: Dropout rate after the attention's projection.
             local_drop_path: Stochastic depth rate of each local block.
@@ -729,6 +753,9 @@ class HiFuseStage(nn.Module):
             self.global_downsample = PatchMerging(previous_dim, dim, norm_layer=partial(nn.LayerNorm, eps=1e-5), **dd)
             self.global_downsample.reduction = _make_linear(self.global_downsample.reduction.weight, None, Linear)
         self.local_blocks = nn.Sequential(*[LocalBlock(dim, drop_path=rate, **dd) for rate in local_drop_path])
+        if global_depth == 0:
+            self.global_downsample = self.global_blocks = self.fusion = None
+            return
         self.global_blocks = nn.Sequential(
             *[
                 GlobalBlock(
@@ -746,21 +773,33 @@ class HiFuseStage(nn.Module):
             ]
         )
         self.fusion = HierarchicalFeatureFusion(
-            dim, previous_dim, dense=dense, drop_path=max(local_drop_path[-1], global_drop_path[-1]), **dd
+            dim,
+            previous_dim,
+            dense=dense,
+            branch_attention=branch_attention,
+            irmlp=irmlp,
+            shortcut=shortcut,
+            drop_path=max(local_drop_path[-1], global_drop_path[-1]),
+            **dd,
         )
 
     def forward(
-        self, local_map: torch.Tensor, global_map: torch.Tensor, fused: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, local_map: torch.Tensor, global_map: torch.Tensor | None, fused: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """Local, global and fused map of the stage before, (B, C', H', W'), to those of this one, (B, C, H, W)."""
         local_map = self.local_downsample(local_map)
-        global_map = self.global_downsample(global_map.permute(0, 2, 3, 1))  # B H W C
         if self.grad_checkpointing and not torch.jit.is_scripting():
             local_map = checkpoint_seq(self.local_blocks, local_map)
+        else:
+            local_map = self.local_blocks(local_map)
+        if self.fusion is None:
+            return local_map, None, local_map
+        assert global_map is not None, "global_map: the global map of the stage before is missing"
+        global_map = self.global_downsample(global_map.permute(0, 2, 3, 1))  # B H W C
+        if self.grad_checkpointing and not torch.jit.is_scripting():
             global_map = checkpoint_seq(self.global_blocks, global_map).permute(0, 3, 1, 2)
             fused = self.checkpoint_fusion(local_map, global_map, fused)
         else:
-            local_map = self.local_blocks(local_map)
             global_map = self.global_blocks(global_map).permute(0, 3, 1, 2)
             fused = self.fusion(local_map, global_map, fused)
         return local_map, global_map, fused
@@ -785,6 +824,10 @@ class HiFuse(nn.Module):
 
     Only the fused map of the last stage reaches the head. Any input size from 32 pixels a side up works: the image is
     padded with zeros at the bottom and right to the next multiple of the last stage's stride.
+
+    The rows of the ablation, Table 3, are `branches='local'`; then both branches without `branch_attention`, `irmlp`
+    and `shortcut`; and these three added one after the other, up to the whole network, which is the default. Where the
+    local branch is alone, its maps are the features, and that of the last stage reaches the head.
     """
 
     def __init__(
@@ -799,6 +842,10 @@ class HiFuse(nn.Module):
         num_heads: tuple[int, ...] = (3, 6, 12, 24),
         window_size: int = 7,
         dense: bool = False,
+        branches: str = "local+global",
+        branch_attention: bool | None = None,
+        irmlp: bool | None = None,
+        shortcut: bool | None = None,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
@@ -817,10 +864,15 @@ class HiFuse(nn.Module):
             depths: Number of blocks of each stage, in the local branch and, unless global_depths says otherwise, in
                 the global one.
             global_depths: Number of blocks of each stage in the global branch.
-            num_heads: Number of attention heads of each stage.
+            num_heads: Number of attention heads of each stage, in the global branch.
             window_size: Positions a side of an attention window.
             dense: Whether the 3x3 convolution of the IRMLPs mixes channels, as in the released network, instead of
                 being depthwise as in the published one.
+            branches: 'local+global', or 'local' for the local branch alone, without HFF blocks.
+            branch_attention: Whether the HFF blocks weigh the local map by spatial and the global one by channel
+                attention, instead of taking them unchanged. Like irmlp and shortcut, on wherever there are HFF blocks.
+            irmlp: Whether the HFF blocks end in an IRMLP, instead of a 1x1 convolution with BatchNorm.
+            shortcut: Whether the HFF blocks add the fused map of the stage before to what they fuse.
             drop_rate: Dropout rate before the classifier.
             drop_path_rate: Stochastic depth rate of the last block of each branch; grows linearly from 0 at the first.
             attn_drop_rate: Dropout rate of the attention weights.
@@ -828,12 +880,20 @@ class HiFuse(nn.Module):
 
         Raises:
             ValueError: If depths, global_depths, dims and num_heads are not of one length, hold a number under 1, or
-                a number of heads does not divide its width.
+                a number of heads does not divide its width; or if a part is asked for where there is nothing that it
+                could be a part of.
         """
         super().__init__()
         dd = dict(device=device, dtype=dtype)
-        global_depths = depths if global_depths is None else global_depths
-        _check_architecture(dims=dims, depths=depths, global_depths=global_depths, num_heads=num_heads)
+        parts = _resolve_parts(
+            branches, global_depths, dense, branch_attention=branch_attention, irmlp=irmlp, shortcut=shortcut
+        )
+        if branches == "local":
+            _check_architecture(dims=dims, depths=depths)
+            global_depths = num_heads = (0,) * len(dims)
+        else:
+            global_depths = depths if global_depths is None else global_depths
+            _check_architecture(dims=dims, depths=depths, global_depths=global_depths, num_heads=num_heads)
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.num_features = dims[-1]
@@ -844,10 +904,12 @@ class HiFuse(nn.Module):
             nn.Conv2d(in_chans, dims[0], kernel_size=4, stride=4, **dd),
             LayerNorm2d(dims[0], eps=1e-6, **dd),
         )
-        self.global_stem = nn.Sequential(
-            nn.Conv2d(in_chans, dims[0], kernel_size=4, stride=4, **dd),
-            LayerNorm2d(dims[0], eps=1e-5, **dd),
-        )
+        self.global_stem = None
+        if branches != "local":
+            self.global_stem = nn.Sequential(
+                nn.Conv2d(in_chans, dims[0], kernel_size=4, stride=4, **dd),
+                LayerNorm2d(dims[0], eps=1e-5, **dd),
+            )
 
         local_rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         global_rates = calculate_drop_path_rates(drop_path_rate, list(global_depths), stagewise=True)
@@ -865,6 +927,7 @@ class HiFuse(nn.Module):
                     window_size=window_size,
                     map_size=tuple(-(-size // self.stride) * self.stride // reduction for size in img_size),
                     dense=dense,
+                    **parts,
                     attn_drop=attn_drop_rate,
                     proj_drop=proj_drop_rate,
                     local_drop_path=local_rates[i],
@@ -872,7 +935,8 @@ class HiFuse(nn.Module):
                     **dd,
                 )
             )
-            self.feature_info.append(dict(num_chs=dim, reduction=reduction, module=f"stages.{i}.fusion"))
+            source = "local_blocks" if branches == "local" else "fusion"
+            self.feature_info.append(dict(num_chs=dim, reduction=reduction, module=f"stages.{i}.{source}"))
         self.stages = nn.ModuleList(stages)
 
         self.head = NormMlpClassifierHead(
@@ -952,7 +1016,7 @@ class HiFuse(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
-        """The fused maps of the stages.
+        """The fused maps of the stages, or the local ones where the local branch is alone.
 
         Args:
             x: Images, (B, in_chans, H, W).
@@ -969,8 +1033,7 @@ class HiFuse(nn.Module):
         take_indices, max_index = feature_take_indices(len(self.stages), indices)
         stages = self.stages if torch.jit.is_scripting() or not stop_early else self.stages[: max_index + 1]
 
-        x = pad_image(x, self.in_chans, self.stride)
-        local_map, global_map = self.local_stem(x), self.global_stem(x)
+        local_map, global_map = self.forward_stems(x)
         fused: torch.Tensor | None = None
         intermediates = []
         for i, stage in enumerate(stages):
@@ -1005,10 +1068,15 @@ class HiFuse(nn.Module):
             self.head.norm = nn.Identity()
         return take_indices
 
+    def forward_stems(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Images, (B, in_chans, H, W), to the first local and global map; no global one for the local branch alone."""
+        x = pad_image(x, self.in_chans, self.stride)
+        global_map = None if self.global_stem is None else self.global_stem(x)
+        return self.local_stem(x), global_map
+
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Images, (B, in_chans, H, W), to the fused map of the last stage, (B, num_features, H/32, W/32)."""
-        x = pad_image(x, self.in_chans, self.stride)
-        local_map, global_map = self.local_stem(x), self.global_stem(x)
+        local_map, global_map = self.forward_stems(x)
         fused: torch.Tensor | None = None
         for stage in self.stages:
             local_map, global_map, fused = stage(local_map, global_map, fused)
@@ -1028,15 +1096,37 @@ class HiFuse(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def _check_architecture(dims, depths, global_depths, num_heads) -> None:
-    settings = dict(dims=dims, depths=depths, global_depths=global_depths, num_heads=num_heads)
+def _resolve_parts(
+    branches: str, global_depths: tuple[int, ...] | None, dense: bool, **parts: bool | None
+) -> dict[str, bool]:
+    """The parts of the HFF blocks that a network has: as said, by default all where there are HFF blocks."""
+    if branches not in ("local", "local+global"):
+        raise ValueError(f"branches is {branches!r}, expected 'local' or 'local+global'")
+    for name, value in parts.items():
+        if value not in (None, False, True):
+            raise ValueError(f"{name} is {value!r}, expected True or False")
+    if branches == "local":
+        unfit = [name for name, value in parts.items() if value]
+        unfit += ["global_depths"] * (global_depths is not None) + ["dense"] * bool(dense)
+        if unfit:
+            raise ValueError(
+                f"branches is 'local', which leaves no global branch and nothing to fuse: leave {', '.join(unfit)} "
+                "out, or branches"
+            )
+    elif dense and parts["irmlp"] is False:
+        raise ValueError("dense is True and irmlp is False: dense is of the IRMLP's convolution, leave one of them out")
+    return {name: branches != "local" if value is None else bool(value) for name, value in parts.items()}
+
+
+def _check_architecture(**settings: tuple[int, ...]) -> None:
+    dims = settings["dims"]
     for name, values in settings.items():
         if len(values) != len(dims) or not values:
             lengths = ", ".join(f"{key}={tuple(value)}" for key, value in settings.items())
             raise ValueError(f"{name} must have one number a stage, as dims, depths and num_heads have: {lengths}")
         if min(values) < 1:
             raise ValueError(f"{name} is {tuple(values)}, expected numbers from 1 up")
-    for i, (dim, heads) in enumerate(zip(dims, num_heads, strict=True)):
+    for i, (dim, heads) in enumerate(zip(dims, settings.get("num_heads", ()), strict=False)):
         if dim % heads:
             raise ValueError(f"num_heads[{i}] is {heads}, expected a divisor of dims[{i}], {dim}")
 
@@ -1053,6 +1143,9 @@ def _init_weights(module: nn.Module, name: str = "") -> None:
 def _create_hifuse(variant: str, pretrained: bool = False, **kwargs) -> HiFuse:
     if isinstance(kwargs.get("pretrained_cfg"), str):
         check_tag(variant, kwargs["pretrained_cfg"])
+    if kwargs.get("branches") == "local":
+        overlay = kwargs.get("pretrained_cfg_overlay") or {}
+        kwargs["pretrained_cfg_overlay"] = dict(first_conv="local_stem.0") | overlay
     if pretrained:
         kwargs = resolve_weights(variant, **kwargs)
     return build_model_with_cfg(

@@ -433,7 +433,7 @@ def _create_on_meta(
     model_name: str, dataset: str, architecture: Architecture, training_args: dict
 ) -> tuple[nn.Module, dict]:
     """The network without weights, its pretrained config that of the checkpoint, and its arguments off the defaults."""
-    model_args = {}
+    model_args = dict(training_args.get("model_kwargs") or {})
     if architecture.in_chans != 3:
         model_args["in_chans"] = architecture.in_chans
     if training_args.get("gp"):

@@ -49,8 +49,8 @@ def timm_tests() -> Path:
 
 
 def run(expression: str, **env: str) -> int:
-    """Run the tests that pytest's -k expression selects; returns pytest's exit code."""
-    env = dict(os.environ, TORCH_BACKEND="hifuse_timm", PYTHONPATH=str(ROOT), **env)
+    """Run the tests that pytest's -k expression selects, with further environment; returns pytest's exit code."""
+    env = os.environ | dict(TORCH_BACKEND="hifuse_timm", PYTHONPATH=str(ROOT)) | env
     env.pop("GITHUB_ACTIONS", None)  # under which timm drops tests
     command = [sys.executable, "-m", "pytest", "test_models.py", "-q", "-k", expression, "-p", "no:cacheprovider"]
     return subprocess.run(command, cwd=timm_tests(), env=env).returncode

@@ -1,0 +1,250 @@
+"""The networks of the ablation, Table 3: parameters, FLOPs and throughput; with a dataset, their training."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from . import ablation_training, throughput
+from .ablation_rows import CONFIGURATIONS, find_configuration
+from .contenders import parse_device
+from .counting import count
+from .environment import conditions, format_conditions
+from .measure import Spread
+from .networks import create_network
+from .result import Result, Settings
+from .session import Session
+from .specs import build, parse_spec
+from .tables import format_table, write_json
+
+
+@dataclass
+class Row:
+    """Counts of one network of Table 3.
+
+    Attributes:
+        slug: Which row it is, see `benchmarks.ablation_rows`.
+        model: Its spec, under which its throughput is found.
+        params: Parameters in millions.
+        conv_linear: 10^9 multiply-accumulates of convolutions and linear layers.
+        full: The same with matrix products, attention, norms and pooling.
+    """
+
+    slug: str
+    model: str
+    params: float
+    conv_linear: float
+    full: float
+
+
+def count_row(slug: str, spec: str, image_size: int) -> Row:
+    """Build one network, count it, and let it go."""
+    image = torch.randn(1, 3, image_size, image_size)
+    counted = count(create_network(parse_spec(spec).form, image_size), image)
+    return Row(slug, spec, counted.params / 1e6, counted.conv_linear / 1e9, counted.full / 1e9)
+
+
+def format_rows(rows: list[Row], conditions: dict, speed: Result | None, markdown: bool = False) -> str:
+    """A table of counts, of throughput where it was measured, and of the paper's figures.
+
+    Args:
+        rows: The counts.
+        conditions: Where they were made.
+        speed: Throughput of the networks; None where it was not measured.
+        markdown: Whether the table is for a Markdown page.
+    """
+    groups = [] if speed is None else [limits.group for limits in speed.limits]
+    header = ["Table 3", "--model-kwargs", "Params (M)", "Conv + linear (G)", "In full (G)"]
+    header += [f"Images/s, batch {group}" for group in groups] + ["Acc% in the paper", "F1% in the paper"]
+    cells, failures = [], []
+    for row in rows:
+        published = find_configuration(row.slug)
+        rates = []
+        for group in groups:
+            measured = next(m for m in speed.group(group) if m.model == row.model)
+            if measured.error is not None:
+                failures += ["", f"{published.name}, batch size {group}, failed in {measured.error}"]
+            samples = measured.samples.rates
+            rates.append(throughput.format_spread(Spread.of(samples), 2) if samples else "")
+        arguments = " ".join(published.arguments)
+        cells.append(
+            [
+                published.name,
+                f"`{arguments}`" if markdown and arguments else arguments,
+                *(f"{value:.2f}" for value in (row.params, row.conv_linear, row.full)),
+                *rates,
+                f"{published.accuracy:.2f}",
+                f"{published.f1:.2f}",
+            ]
+        )
+    text = [format_table(header, cells, markdown, num_left=2), *failures]
+    if groups:
+        what, rounds = throughput.describe(speed.settings), speed.settings.rounds
+        text += ["", f"Images a second: {what}; medians, and quartiles in brackets, over {rounds} rounds."]
+        text += [
+            f"Batch size {limits.group}: {throughput.format_limits(limits)}"
+            for limits in speed.limits
+            if limits.matmul.rates
+        ]
+    text += ["", format_conditions(conditions)]
+    return "\n".join(text)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Define the options of `python -m benchmarks ablation`."""
+    parser.epilog = (
+        "Without --data-dir: counts and throughput. With it: the commands that train and evaluate the five networks, "
+        "or, with --run, their training and the table of their metrics."
+    )
+    parser.add_argument(
+        "--model-kwargs",
+        nargs="*",
+        default=[],
+        metavar="NAME=VALUE",
+        help="arguments of all five networks beside those of their rows, as depths=(1,1,1,1)",
+    )
+    parser.add_argument("--device", help="device, as torch names it (default: cuda if there is a GPU, else cpu)")
+    parser.add_argument("--json", metavar="FILE", help="write the result to this file")
+    parser.add_argument("--markdown", metavar="FILE", help="write the table to this file")
+    speed = parser.add_argument_group("counts and throughput")
+    speed.add_argument(
+        "--batch-size",
+        nargs="+",
+        type=int,
+        dest="batch_sizes",
+        metavar="N",
+        help="images a call, one or several (default: 1 8, on a GPU 1 128)",
+    )
+    speed.add_argument("--image-size", type=int, default=224, metavar="PIXELS", help="pixels a side (default: 224)")
+    speed.add_argument(
+        "--rounds", type=int, default=5, metavar="N", help="turns of each network; 0 for counts alone (default: 5)"
+    )
+    training = parser.add_argument_group("training")
+    training.add_argument(
+        "--data-dir", metavar="DIR", help="prepared dataset: train/CLASS/*, val/CLASS/*, test/CLASS/*"
+    )
+    training.add_argument(
+        "--recipe",
+        metavar="FILE.yaml",
+        help="settings of timm's train.py; python -m hifuse_timm recipe TAG prints the path of the paper's",
+    )
+    training.add_argument("--run", action="store_true", help="train and evaluate the networks, one after the other")
+    training.add_argument("--train-script", metavar="FILE", help="timm's train.py")
+    training.add_argument(
+        "--out",
+        default="output/ablation",
+        metavar="DIR",
+        help="folder for checkpoints and metrics; what is trained there is not trained again (default: %(default)s)",
+    )
+    training.add_argument(
+        "--split", choices=("test", "val"), help="split to evaluate on (default: test, if there is one)"
+    )
+
+
+def run(args: Namespace) -> int | str | None:
+    """Count and measure, or train.
+
+    Returns:
+        Exit code, 130 after an interruption, as shells have it; or what went wrong.
+    """
+    if args.data_dir is None:
+        given = [name for name in ("recipe", "run", "train_script", "split") if getattr(args, name)]
+        if given:
+            raise ValueError(f"{given[0].replace('_', '-')}: needs data-dir, the dataset to train on")
+        return run_counts(args)
+    if args.recipe is None:
+        raise ValueError(
+            "recipe: missing, expected the settings of train.py; python -m hifuse_timm recipe TAG prints the path of "
+            "the paper's"
+        )
+    return run_training(args)
+
+
+def run_counts(args: Namespace) -> int:
+    """Count and measure the networks, print the table, and write the files asked for."""
+    if args.image_size < 32 or args.rounds < 0:
+        raise ValueError("image-size, rounds: expected at least 32 pixels and 0 rounds")
+    specs = {row.slug: row.spec(args.model_kwargs) for row in CONFIGURATIONS}
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    on_cpu = parse_device(device).type == "cpu"
+    here = conditions(torch.device(device))
+    speed = None
+    if args.rounds:
+        settings = Settings(
+            models=list(specs.values()),
+            baseline=specs["shortcut"],
+            batch_sizes=args.batch_sizes or [1, 8 if on_cpu else 128],
+            device=device,
+            image_size=args.image_size,
+            precision="float32",
+            mode="inference",
+            channels_last=False,
+            compile=False,
+            rounds=args.rounds,
+        )
+        settings.check()
+        speed = Result(settings, [here])
+    rows = []
+    progress = tqdm(specs.items(), unit="network", disable=None)
+    for slug, spec in progress:
+        progress.set_description(f"{spec}, counted")
+        rows.append(count_row(slug, spec, args.image_size))
+
+    def save() -> None:
+        if args.json:
+            measured = None if speed is None else speed.to_json()
+            data = dict(kind="ablation", conditions=here, rows=[asdict(row) for row in rows], throughput=measured)
+            write_json(args.json, data)
+
+    save()
+    interrupted = False
+    if speed is not None:
+        with tqdm(unit="turn", disable=None, smoothing=0) as progress:
+            try:
+                Session(speed, save, progress, measure_memory=lambda job: None).run()
+            except KeyboardInterrupt:
+                interrupted = True
+    print(format_rows(rows, here, speed))
+    if args.markdown:
+        Path(args.markdown).write_text(format_rows(rows, here, speed, markdown=True) + "\n")
+    if interrupted:
+        print("\nInterrupted.")
+    return 130 if interrupted else 0
+
+
+def run_training(args: Namespace) -> int | str:
+    """Print the commands of the training, or train, print the table of metrics, and write the files asked for."""
+    settings = ablation_training.Settings.read(args.data_dir, args.recipe, args.split, args.model_kwargs)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    parse_device(device)
+    commands = ablation_training.Commands(
+        settings, args.recipe, args.out, args.train_script or "train.py", device if args.run else args.device
+    )
+    with torch.device("meta"):  # arguments that make no network show before hours of training
+        for row in CONFIGURATIONS:
+            build(parse_spec(row.spec(args.model_kwargs)), args.image_size)
+    if not args.run:
+        print(commands)
+        return 0
+    result = ablation_training.load_result(Path(args.out), settings)
+    if any(row.metrics is None for row in result.rows):
+        result.conditions.append(conditions(torch.device(device)))
+    failure: int | str = 0
+    try:
+        ablation_training.run(result, commands)
+    except KeyboardInterrupt:
+        failure = 130
+    except ablation_training.TrainingError as error:
+        failure = f"python -m benchmarks ablation: error: {error}"
+    print(ablation_training.format_result(result))
+    if failure:
+        print("\nNot all networks are trained; the same command goes on.")
+    if args.json:
+        write_json(args.json, result.to_json())
+    if args.markdown:
+        Path(args.markdown).write_text(ablation_training.format_result(result, markdown=True) + "\n")
+    return failure
