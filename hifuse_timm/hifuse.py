@@ -974,7 +974,8 @@ class HiFuse(nn.Module):
         """Keep only the maps between blocks for the backward pass, and compute the rest again."""
         for stage in self.stages:
             stage.grad_checkpointing = enable
-            stage.fusion.irmlp.grad_checkpointing = enable
+            if stage.fusion is not None and isinstance(stage.fusion.irmlp, InvertedResidualMlp):
+                stage.fusion.irmlp.grad_checkpointing = enable
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
