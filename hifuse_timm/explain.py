@@ -29,7 +29,7 @@ from timm.data.transforms import CenterCropOrPad, TrimBorder
 from torch import nn
 from torchvision.transforms import CenterCrop
 
-from .checkpoint import checkpoint_filter_fn, read_checkpoint, read_training_args
+from .checkpoint import check_architecture, convert_state_dict, read_checkpoint, read_training_args
 from .hifuse import HiFuse, pad_image
 
 __all__ = ["explain", "find_layer", "grad_cam", "heat_map", "load_image"]
@@ -93,10 +93,11 @@ def find_layer(model: nn.Module, x: torch.Tensor) -> str:
     with _undisturbed(model):
         handles = [module.register_forward_hook(partial(watch, name)) for name, module in model.named_modules() if name]
         try:
-            (model(x).amax(dim=-1).sum() + 0 * x.sum()).backward()
+            outputs = model(x)
         finally:
-            for handle in handles:
+            for handle in handles:  # before gradient checkpointing runs layers again
                 handle.remove()
+        (outputs.amax(dim=-1).sum() + 0 * x.sum()).backward()
 
     num_features = getattr(model, "num_features", None)
     found = [entry for entry in found if runs[entry[0]] == 1]  # of several maps grad-cam would take the first
@@ -151,11 +152,11 @@ def grad_cam(
     x = _to_input(model, x)
 
     def score(output: torch.Tensor) -> torch.Tensor:
-        if len(output) < 2 or not -1 < (class_index or 0) < len(output):
+        if len(output) < 2:
+            raise ValueError(f"{type(model).__name__} has {len(output)} classes, expected 2 or more to explain one")
+        if class_index is not None and not 0 <= class_index < len(output):
             raise ValueError(
-                f"class {class_index if len(output) > 1 else ''} cannot be explained: "
-                f"{type(model).__name__} has {len(output)} classes"
-                + (f", 0 to {len(output) - 1}" if len(output) > 1 else ", and Grad-CAM is of one among several")
+                f"class_index is {class_index}, expected 0 to {len(output) - 1}, the classes of {type(model).__name__}"
             )
         if not output.isfinite().all():
             raise ValueError(
@@ -188,7 +189,7 @@ def heat_map(
 
     Args:
         model: Classification network of timm for images of one or three channels.
-        image: The image, of any size.
+        image: The image, of any size, with 8 bits a channel (`load_image` brings others to that).
         class_index: Class to explain, by default the predicted one.
         layer: Layer whose map is taken, as for `grad_cam`.
         transform: timm's transform that makes the network's input of the image, by default that of the network's
@@ -485,17 +486,17 @@ def _load_network(
             near = difflib.get_close_matches(name, timm.list_models(), n=3) or timm.list_models("hifuse*")
             raise ValueError(f"model {name!r} is not registered with timm; near it are {', '.join(near)}")
         state_dict = read_checkpoint(checkpoint, use_ema=use_ema)
+        if name.startswith("hifuse_"):
+            state_dict, _ = convert_state_dict(state_dict)
         training_args = read_training_args(checkpoint)
         model_args = dict(training_args.get("model_kwargs") or {})
         for argument, theirs in (("global_pool", "gp"), ("bn_eps", "bn_eps")):
             if training_args.get(theirs) is not None:
                 model_args.setdefault(argument, training_args[theirs])
-        cfg = timm.models.get_pretrained_cfg(name)
-        for argument, module, axis in (
-            ("num_classes", cfg and cfg.classifier, 0),
-            ("in_chans", cfg and cfg.first_conv, 1),
-        ):
-            weight = state_dict.get(f"{module if isinstance(module, str) else (module or ('',))[0]}.weight")
+        cfg = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+        for argument, modules, axis in (("num_classes", cfg.classifier, 0), ("in_chans", cfg.first_conv, 1)):
+            module = modules if isinstance(modules, str) else (modules or [""])[0]
+            weight = state_dict.get(f"{module}.weight")
             if weight is not None:
                 model_args[argument] = weight.shape[axis]
             elif training_args.get(argument):
@@ -508,7 +509,7 @@ def _load_network(
                 f"not take: {e}"
             ) from e
         if isinstance(model, HiFuse):
-            state_dict = checkpoint_filter_fn(state_dict, model)
+            check_architecture(state_dict, model.state_dict())
         try:
             model.load_state_dict(state_dict)
         except RuntimeError as e:
