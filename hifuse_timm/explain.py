@@ -205,7 +205,7 @@ def heat_map(
     """
     if transform is None:
         transform = create_transform(**_resolve_data_config(model))
-    x, box = _preprocess(image.convert(_image_mode(model)), transform)
+    x, box = _preprocess(_to_mode(image, _image_mode(model)), transform)
     maps, _ = grad_cam(model, x.unsqueeze(0), class_index, layer)
     return _project(maps[0], box, image.size)
 
@@ -551,6 +551,11 @@ def _image_mode(model: nn.Module) -> str:
     return "L" if in_chans == 1 else "RGB"
 
 
+def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """The image in this mode, itself if it has it: Pillow would copy it."""
+    return image if image.mode == mode else image.convert(mode)
+
+
 def _read_classes(data_dir: Path) -> list[str]:
     """The classes of a prepared dataset, in the order of their indices."""
     path = data_dir / "dataset.json"
@@ -736,8 +741,9 @@ def _make_panels(
 def _explain_image(
     path: Path, image: Image.Image, panels: dict[str, list[_Panel]], class_indices: dict[int, int | None]
 ) -> list[_Row]:
-    thumbnail = image.convert("RGB")
-    thumbnail.thumbnail((_THUMBNAIL_SIZE, _THUMBNAIL_SIZE))
+    scale = min(1, _THUMBNAIL_SIZE / max(image.size))
+    size = [max(round(side * scale), 1) for side in image.size]
+    thumbnail = _to_mode(image, "RGB").resize(size, Image.Resampling.BICUBIC)
     ratio = np.array([thumbnail.width / image.width, thumbnail.height / image.height] * 2)
     name = _shorten(path.name, 30) + (f"\nframe {image.info['frame']}" if "frame" in image.info else "")
     inputs = {}
@@ -747,7 +753,7 @@ def _explain_image(
         for panel in row_panels:
             network = panel.network
             if id(network) not in inputs:
-                x, box = _preprocess(image.convert(network.mode), network.transform)
+                x, box = _preprocess(_to_mode(image, network.mode), network.transform)
                 inputs[id(network)] = x, tuple(box * ratio)
             x, box = inputs[id(network)]
             index = class_indices[id(network)]
@@ -774,12 +780,12 @@ def _draw(figure_class, rows: list[_Row], headings: list[str]):
     from matplotlib.cm import ScalarMappable
 
     colors = colormaps["jet"]
-    side, title_height = 2.2, 0.25  # inches
-    heights = [title_height * max(heading.count("\n") + 1 for heading in headings)]
+    side, line_height = 2.2, 0.18  # inches
+    heights = [line_height * max(heading.count("\n") + 1 for heading in headings)]
     heights += [side * min(max(row.picture.shape[0] / row.picture.shape[1], 0.3), 1.5) for row in rows]
     num_lines = sum(max(title.count("\n") + 1 for title in row.titles) for row in rows)
     figure = figure_class(
-        (side * (len(headings) + 1) + 0.8, sum(heights) + 0.7 * title_height * num_lines), layout="constrained"
+        (side * (len(headings) + 1) + 0.8, sum(heights) + line_height * num_lines), layout="constrained"
     )
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
     axes = figure.subplots(len(rows) + 1, len(headings) + 1, squeeze=False, gridspec_kw=dict(height_ratios=heights))
@@ -808,7 +814,7 @@ def _draw(figure_class, rows: list[_Row], headings: list[str]):
     scale = figure.colorbar(ScalarMappable(cmap=colors), ax=axes, aspect=30, shrink=min(1, 6 / sum(heights)), pad=0.01)
     scale.set_ticks([0, 0.5, 1])
     scale.ax.tick_params(labelsize=8)
-    scale.set_label("Grad-CAM, of each map's highest", fontsize=8)
+    scale.set_label("Grad-CAM (1: each map's highest place)", fontsize=8)
     return figure
 
 
