@@ -93,11 +93,10 @@ def find_layer(model: nn.Module, x: torch.Tensor) -> str:
     with _undisturbed(model):
         handles = [module.register_forward_hook(partial(watch, name)) for name, module in model.named_modules() if name]
         try:
-            outputs = model(x)
+            (model(x).amax(dim=-1).sum() + 0 * x.sum()).backward()
         finally:
-            for handle in handles:  # before gradient checkpointing runs layers again
+            for handle in handles:
                 handle.remove()
-        (outputs.amax(dim=-1).sum() + 0 * x.sum()).backward()
 
     num_features = getattr(model, "num_features", None)
     found = [entry for entry in found if runs[entry[0]] == 1]  # of several maps grad-cam would take the first
@@ -140,6 +139,8 @@ def grad_cam(
 
     class Cam(library.GradCAM):
         def get_cam_weights(self, input_tensor, target_layer, target_category, activations, grads):
+            if activations is None:
+                raise ValueError(f"layer {layer!r} of {type(model).__name__} does not run")
             if grads is None:  # the score does not depend on the layer, which the library does not expect
                 return np.zeros(activations.shape[:2], np.float32)
             return super().get_cam_weights(input_tensor, target_layer, target_category, activations, grads)
@@ -288,9 +289,13 @@ def _to_input(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
 def _undisturbed(model: nn.Module):
     """Gradients with respect to the image alone, in eval mode; the model is afterwards as it was."""
     training = [(module, module.training) for module in model.modules()]
+    # which runs some layers out of the hooks' sight, and others twice
+    checkpointing = [(m, m.grad_checkpointing) for m in model.modules() if hasattr(m, "grad_checkpointing")]
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     try:
         model.eval()
+        for module, _ in checkpointing:
+            module.grad_checkpointing = False
         for p, _, _ in parameters:
             p.requires_grad_(False)
         with torch.inference_mode(False), torch.enable_grad():
@@ -298,6 +303,8 @@ def _undisturbed(model: nn.Module):
     finally:
         for module, mode in training:
             module.training = mode
+        for module, enabled in checkpointing:
+            module.grad_checkpointing = enabled
         for p, requires_grad, grad in parameters:
             p.requires_grad_(requires_grad)
             p.grad = grad  # which the library drops
@@ -650,6 +657,7 @@ def explain(
     compare = list(compare)
     if "all" in layers and (len(layers) > 1 or compare):
         raise ValueError("layer 'all' is a grid of the model's own stages and branches: give no other layer or network")
+    images = list(images)
     files = list(_find_files(images))
     if not files:
         raise ValueError(f"no files in {', '.join(map(str, images))}")

@@ -240,6 +240,7 @@ def test_gradient_checkpointing_changes_no_map(trained, samples):
     x = to_batch(samples[:2])
     for layer in (None, "stage1.global"):
         assert np.abs(grad_cam(model, x, layer=layer)[0] - grad_cam(trained, x, layer=layer)[0]).max() < 1e-4
+    assert all(stage.grad_checkpointing for stage in model.stages)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -278,8 +279,9 @@ def test_network_is_left_as_it_was(fault, context, samples):
         if fault is None:
             grad_cam(model, x, *arguments)
         else:
-            with pytest.raises(ValueError):
+            with pytest.raises(ValueError) as error:  # kept, and with it what the call had
                 grad_cam(model, x, *arguments)
+            assert error.value.__traceback__
     after = describe_state(model)
     assert after[:2] == before[:2]
     assert all(torch.equal(value, after[2][key]) for key, value in before[2].items())
@@ -638,6 +640,7 @@ def test_picture_is_written_whole_or_not_at_all(run, image, tmp_path, monkeypatc
         ),
         (["--layer", "stages.0"], "layer 'stages.0' of HiFuse gives tuple, which cannot be laid over images"),
         (["--layer", "head.fc"], "layer 'head.fc' of HiFuse gives a tensor (1, 3), which cannot be laid over images"),
+        (["--layer", "stages"], "layer 'stages' of HiFuse does not run"),
         (["--layer", "all", "stage1.local"], "layer 'all' is a grid"),
         (["--class", "3"], "class 3 is not one of hifuse_tiny: expected 0 to 2"),
         (["--class", "red"], "class red is not one of hifuse_tiny: expected 0 to 2"),
