@@ -20,6 +20,7 @@ from .checkpoint import (
 )
 from .data import prepare
 from .evaluate import PRECISIONS, average, check_writable, evaluate, format_result, save_json
+from .explain import explain
 from .hub import DATASETS, NAMESPACE, publish
 from .recipes import recipe_path
 from .warm_start import summarize_origins, warm_start
@@ -211,6 +212,58 @@ def _make_parser() -> argparse.ArgumentParser:
     p.add_argument("output", metavar="OUT.safetensors", help="the file to write; one that is there is replaced")
 
     p = subparsers.add_parser(
+        "explain",
+        help="draw where networks look",
+        description="Draw Grad-CAM heat maps like the paper's Figure 4: a row for each image, a column for each "
+        "network, above each map the predicted class and its probability. Needs pip install 'hifuse-timm[explain]'. A "
+        "file that is no image is named on stderr and skipped; the exit code is 0 if any image was drawn, else 1.",
+    )
+    p.set_defaults(function=explain_command)
+    p.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="image files, DICOM among them (the middle frame of several), and folders of them",
+    )
+    p.add_argument("--model", required=True, metavar="NAME", help="any timm model, as hifuse_tiny or local-dir:DIR")
+    p.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="what timm's train.py saved (.pth.tar) or a safetensors file; the model's pretrained weights by default",
+    )
+    p.add_argument(
+        "--compare",
+        nargs="+",
+        default=[],
+        metavar="NAME=FILE",
+        help="further networks and their checkpoints, a column each; NAME alone takes its pretrained weights",
+    )
+    p.add_argument("--use-ema", action="store_true", help="take the averaged weights of train.py's --model-ema")
+    p.add_argument(
+        "--class",
+        dest="class_name",
+        metavar="N",
+        help="class to explain, by index or name; each network's predicted one by default",
+    )
+    p.add_argument(
+        "--layer",
+        nargs="+",
+        default=[],
+        metavar="LAYER",
+        help="layers of --model, a column each: for HiFuse stage1.local, stage2.global, stage3.fused and so on, or all "
+        "for the grid of stages and branches; for any model a name of named_modules(). By default the last layer "
+        "before the head",
+    )
+    p.add_argument("--data-dir", metavar="DIR", help="prepared dataset whose dataset.json names the classes")
+    p.add_argument("--device", metavar="DEVICE", help="as cpu or cuda:1; CUDA where there is one by default")
+    p.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE.png",
+        help="picture to write, also .pdf or .svg; 20 rows each, further ones go to FILE-2.png and so on",
+    )
+
+    p = subparsers.add_parser(
         "run",
         usage="%(prog)s SCRIPT [ARGS ...]",
         help="run a Python script with the models registered",
@@ -337,6 +390,24 @@ def convert_command(args: argparse.Namespace) -> None:
     if dropped:
         print(summarize_dropped(dropped))
     print(f"written to {output}; pretrained=True, pretrained_cfg_overlay=dict(file='{output}') loads it")
+
+
+def explain_command(args: argparse.Namespace) -> None:
+    """Draw where networks look."""
+    compare = [(name, file or None) for name, _, file in (network.partition("=") for network in args.compare)]
+    written = explain(
+        args.images,
+        args.model,
+        args.checkpoint,
+        out=args.out,
+        compare=compare,
+        class_name=args.class_name,
+        layers=args.layer,
+        data_dir=args.data_dir,
+        use_ema=args.use_ema,
+        device=args.device,
+    )
+    print(f"written to {', '.join(map(str, written))}")
 
 
 def run_script(script: str, args: list[str]) -> int:
