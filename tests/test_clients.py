@@ -8,7 +8,7 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import transformers
-from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam
+from captum.attr import LRP, DeepLift, IntegratedGradients, LayerAttribution, LayerGradCam
 from conftest import NARROW
 from PIL import Image
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
@@ -94,12 +94,13 @@ def test_unet_learns_to_segment(size):
     widths = dict(NARROW, decoder_channels=(64, 32, 16, 16, 8))
     model = smp.Unet("tu-hifuse_tiny", encoder_weights=None, in_channels=1, classes=1, **widths)
     assert model.encoder.out_channels == [1, 0, 16, 32, 64, 128] and model.encoder.output_stride == 32
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    loss_function = smp.losses.DiceLoss("binary")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    cross_entropy, dice = torch.nn.BCEWithLogitsLoss(), smp.losses.DiceLoss("binary")
     losses = []
-    for step in range(25):
+    for step in range(40):
         images, masks = disks(8, *size, seed=step)
-        loss = loss_function(model(images), masks)
+        logits = model(images)
+        loss = cross_entropy(logits, masks) + dice(logits, masks)
         optimizer.zero_grad()
         loss.backward()
         assert [name for name, p in model.named_parameters() if p.grad is None] == []
@@ -108,8 +109,9 @@ def test_unet_learns_to_segment(size):
     images, masks = disks(32, *size, seed=100)
     with torch.no_grad():
         found = model.eval()(images) > 0
-    assert losses[-1] < 0.6 * losses[0]
-    assert (found & (masks > 0)).sum() / (found | (masks > 0)).sum() > 0.6
+    assert losses[-1] < 0.3 * losses[0]
+    intersection, union = found & (masks > 0), found | (masks > 0)
+    assert intersection.sum() / union.sum() > 0.8  # 0.4 at 100x70 with maps that cover the padding too
 
 
 @pytest.mark.parametrize("decoder", ["UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "UPerNet", "Segformer"])
@@ -215,6 +217,7 @@ def test_timm_backbone_carries_a_segmentation_network():
     maps = backbone(randn(1, 3, 100, 70)).feature_maps
     assert [tuple(m.shape[1:]) for m in maps] == [(16, 25, 18), (32, 13, 9), (64, 7, 5), (128, 4, 3)]
     assert backbone.channels == [16, 32, 64, 128]
+    assert len(backbone(randn(1, 3, 64, 64), output_hidden_states=True).hidden_states) == 4
     config = transformers.UperNetConfig(
         backbone_config=config, hidden_size=16, num_labels=2, use_auxiliary_head=False, pool_scales=[1, 2]
     )
@@ -274,3 +277,9 @@ def test_grad_cam_maps_the_last_stage(narrow, layer):
     cam = LayerGradCam(model, model.get_submodule(f"stages.3.{layer}")).attribute(x, target=4)
     assert cam.shape == (2, 1, 3, 2) and cam.any()
     assert LayerAttribution.interpolate(cam, (96, 64)).shape == (2, 1, 96, 64)
+
+
+@pytest.mark.parametrize("method, error", [(DeepLift, RuntimeError), (LRP, TypeError)])
+def test_methods_with_a_rule_for_each_layer_do_not_work(narrow, method, error):
+    with pytest.raises(error):
+        method(narrow()).attribute(randn(1, 3, 64, 64), target=4)
