@@ -1028,19 +1028,27 @@ class HiFuse(nn.Module):
             intermediates_only: Whether to return the maps alone.
 
         Returns:
-            The maps, (B, C, H, W) each, behind the features of the last stage that ran unless intermediates_only.
+            The maps, (B, C, H', W') each, behind the features of the last stage that ran unless intermediates_only. H'
+            is the image's height over the stage's reduction, rounded up, and W' likewise: what lies in the padding of
+            the image alone is cut off.
         """
-        assert output_fmt == "NCHW", f"output_fmt is {output_fmt!r}, expected 'NCHW'"
+        assert output_fmt == "NCHW", "output_fmt is " + output_fmt + ", expected NCHW"  # scripts, as no f-string does
         take_indices, max_index = feature_take_indices(len(self.stages), indices)
-        stages = self.stages if torch.jit.is_scripting() or not stop_early else self.stages[: max_index + 1]
+        if torch.jit.is_scripting() or not stop_early:
+            stages = self.stages
+        else:
+            stages = self.stages[: max_index + 1]
 
+        height, width = x.shape[-2], x.shape[-1]
         local_map, global_map = self.forward_stems(x)
         fused: torch.Tensor | None = None
         intermediates = []
+        reduction = 4
         for i, stage in enumerate(stages):
             local_map, global_map, fused = stage(local_map, global_map, fused)
             if i in take_indices:
-                intermediates.append(fused)
+                intermediates.append(fused[:, :, : -(-height // reduction), : -(-width // reduction)])
+            reduction *= 2
         if intermediates_only:
             return intermediates
         return fused, intermediates
