@@ -4,10 +4,12 @@ import contextlib
 import io
 import re
 
+import numpy as np
 import pytest
 import timm
 import torch
 from conftest import stand_in_hub
+from PIL import Image
 from pytest import mark
 from safetensors.torch import load_file, save, save_file
 from train_like_timm import TRAIN_PY, run_train_py
@@ -201,15 +203,14 @@ def test_train_py_gets_a_new_classifier_for_weights_that_have_one(narrow, tmp_pa
 
 @mark.skipif(TRAIN_PY is None, reason="HIFUSE_TIMM_TRAIN_PY does not say where timm's train.py is")
 def test_train_py_itself_starts_from_the_file(written, tmp_path):
-    import numpy as np
-    from PIL import Image
-
+    rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for label in "abc":
             (tmp_path / split / label).mkdir(parents=True)
-            Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(tmp_path / split / label / "1.png")
+            noise = rng.integers(256, size=(64, 64, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / split / label / "1.png")
     path = written("hifuse_tiny")[0]
-    settings = "--num-classes 3 --img-size 32 -b 3 --epochs 1 --warmup-epochs 0 --opt sgd --lr 1e-12 --workers 0"
+    settings = "--num-classes 3 --img-size 64 -b 3 --epochs 1 --warmup-epochs 0 --opt sgd --lr 1e-30 --workers 0"
     result = run_train_py(
         *("--model", "hifuse_tiny", "--pretrained", "--pretrained-path", str(path), *settings.split()),
         *("--data-dir", str(tmp_path), "--output", str(tmp_path), "--experiment", "run"),
