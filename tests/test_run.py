@@ -28,7 +28,7 @@ else:
 
     assert sys.modules["__main__"].divide is divide  # as pickle and multiprocessing look it up
     facts = sys.argv[1:], Path(__file__).name, __name__, timm.is_model("hifuse_tiny"), helper.NAME
-    sys.stdout.write(" ".join(map(str, facts)) + "\n")  # at once, since two processes of torchrun write here
+    sys.stdout.write(" ".join(map(str, facts)) + "\\n")  # at once, since two processes of torchrun write here
 """
 
 
