@@ -178,10 +178,16 @@ _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compil
 _PIECE_BYTES = 30 * 2**20
 
 
+def _linear_pointwise(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool = False
+) -> torch.Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none")
+
+
 @torch.library.custom_op("hifuse_timm::linear", mutates_args=())
 def onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool) -> torch.Tensor:
     """A Linear, or the GELU of one, through oneDNN; arguments and result as for `linear`."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none")
+    return _linear_pointwise(x, weight, bias, gelu)
 
 
 @torch.library.custom_op("hifuse_timm::mlp", mutates_args=())
@@ -193,11 +199,8 @@ def onednn_mlp(
     bias2: torch.Tensor | None,
 ) -> torch.Tensor:
     """A Linear, GELU and a second Linear through oneDNN, (B, H, W, in) to (B, H, W, out), piece by piece."""
-    linear_pointwise = torch.ops.mkldnn._linear_pointwise
     pieces = [
-        linear_pointwise(
-            linear_pointwise(piece, weight1, bias1, "gelu", [], "none"), weight2, bias2, "none", [], "none"
-        )
+        _linear_pointwise(_linear_pointwise(piece, weight1, bias1, gelu=True), weight2, bias2)
         for piece in x.flatten(0, 2).chunk(count_pieces(x, weight1.shape[0]))
     ]
     return torch.cat(pieces).unflatten(0, x.shape[:3])
@@ -242,7 +245,7 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gel
             return onednn_linear(x, weight, bias, gelu)
         if runs_eagerly_on_cpu(x):
             if not torch.is_grad_enabled():
-                return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none")
+                return _linear_pointwise(x, weight, bias, gelu)
             x = _OneDnnLinear.apply(x, weight, bias)
             return F.gelu(x) if gelu else x
     x = F.linear(x, weight, bias)
@@ -275,7 +278,7 @@ def _matmul_t(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """a @ b.T through oneDNN, for gradients that are not differentiated again."""
     if torch.is_grad_enabled():
         return a @ b.t()
-    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "none")
+    return _linear_pointwise(a, b, None)
 
 
 class _OneDnnLinear(torch.autograd.Function):
@@ -285,7 +288,7 @@ class _OneDnnLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(x, weight, bias):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "none")
+        return _linear_pointwise(x, weight, bias)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
