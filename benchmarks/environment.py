@@ -11,6 +11,9 @@ import torch
 
 import hifuse_timm
 
+# beginnings of the names of environment variables that change how fast a network runs
+_VARIABLES = ("KMP_", "LD_PRELOAD", "MALLOC_", "MKL_", "OMP_", "ONEDNN_", "THP_MEM_ALLOC_ENABLE")
+
 
 def _processor() -> str:
     """Name of the processor, as Linux gives it."""
@@ -31,6 +34,14 @@ def _driver() -> str | None:
         return None
 
 
+def _command() -> str:
+    """The command line, behind the environment variables that change its figures."""
+    variables = [
+        f"{name}={shlex.quote(os.environ[name])}" for name in sorted(os.environ) if name.startswith(_VARIABLES)
+    ]
+    return " ".join([*variables, "python -m benchmarks", shlex.join(sys.argv[1:])])
+
+
 def conditions(device: torch.device) -> dict[str, str | int | None]:
     """Device, threads, versions, date and command line."""
     on_gpu = device.type == "cuda"
@@ -45,7 +56,7 @@ def conditions(device: torch.device) -> dict[str, str | int | None]:
         timm=metadata.version("timm"),
         hifuse_timm=hifuse_timm.__version__,
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        command="python -m benchmarks " + shlex.join(sys.argv[1:]),
+        command=_command(),
     )
 
 

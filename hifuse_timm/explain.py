@@ -10,7 +10,6 @@ import importlib
 import json
 import math
 import os
-import re
 import sys
 import warnings
 from collections import Counter
@@ -244,7 +243,7 @@ def _to_map(output, name: str, model: nn.Module, batch_size: int, size: tuple[in
         name: Name of the layer.
         batch_size: Number of images, B.
         size: Height and width of the images, whose proportions tell the two places of the channels apart. Where both
-            would do (C = h = w), the layer decides.
+            would do (C = h = w), the network decides.
 
     Raises:
         ValueError: If the output is no map.
@@ -260,8 +259,7 @@ def _to_map(output, name: str, model: nn.Module, batch_size: int, size: tuple[in
         if output.dim() == 4 and output.shape[0] == batch_size:
             first, last = fits(*output.shape[2:]), fits(*output.shape[1:3])
             if first and last:
-                in_global = isinstance(model, HiFuse) and re.search(r"\.global_(blocks|downsample)(\.|$)", name)
-                first = not in_global and getattr(model, "output_fmt", "NCHW") != "NHWC"
+                first = getattr(model, "output_fmt", "NCHW") != "NHWC"
             if first or last:
                 return (output if first else output.permute(0, 3, 1, 2)).to(torch.float32, copy=True)
         if output.dim() == 3 and output.shape[0] == batch_size:

@@ -7,7 +7,9 @@ Equation and table numbers below are the paper's. Where the paper leaves a choic
 authors released, so that weights trained with their code load (`hifuse_timm.checkpoint`) and give the same outputs.
 
 Maps are (B, C, H, W) tensors, kept in channels_last memory from the stems to the head: LayerNorm, attention and Linear
-work on their (B, H, W, C) view, convolutions on the tensors themselves, and no copy lies between the two.
+work on their (B, H*W, C) view, convolutions on the tensors themselves, and no copy lies between the two. A (B, H, W, C)
+view would do as well, but not for torch.compile, which takes whatever has four dimensions for a (B, C, H, W) map and
+lays it out as if H were its channels.
 """
 
 from contextlib import contextmanager, nullcontext
@@ -21,6 +23,7 @@ from timm.layers import (
     LayerNorm2d,
     NormMlpClassifierHead,
     calculate_drop_path_rates,
+    fast_layer_norm,
     get_device_dtype,
     trunc_normal_,
     use_fused_attn,
@@ -28,10 +31,12 @@ from timm.layers import (
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint, named_apply
-from timm.models.swin_transformer import PatchMerging, WindowAttention, window_partition, window_reverse
+from timm.models.swin_transformer import PatchMerging, WindowAttention
 from timm.utils import reparameterize_model
 from torch import nn
+from torch.nn.modules import module as module_hooks
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .checkpoint import checkpoint_filter_fn
 from .hub import DATASETS, NAMESPACE, check_tag, resolve_weights
@@ -67,12 +72,23 @@ def pad_image(x: torch.Tensor, in_chans: int, multiple: int) -> torch.Tensor:
     return x
 
 
+def to_positions(x: torch.Tensor) -> torch.Tensor:
+    """A map, (B, C, H, W), as (B, H*W, C); the same memory where the map is channels_last."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def to_map(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Positions, (B, H*W, C), as the (B, C, H, W) map of the same memory."""
+    # by way of a dimension of 1, since unflatten(transpose(x)) of a single image has strides that are not channels_last
+    return x.unflatten(1, (height, width, 1)).permute(0, 4, 1, 2, 3).squeeze(4)
+
+
 @torch.fx.wrap
-def pad_map(x: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Pad a (B, H, W, C) map with zeros at the bottom and right to the next multiple a side."""
+def pad_positions(x: torch.Tensor, multiple: int) -> torch.Tensor:
+    """Pad positions, (B, H, W, 1, C), with zeros at the bottom and right to the next multiple of H and of W."""
     pad_height, pad_width = -x.shape[1] % multiple, -x.shape[2] % multiple
     if pad_height > 0 or pad_width > 0:
-        x = F.pad(x, (0, 0, 0, pad_width, 0, pad_height))
+        x = F.pad(x, (0, 0, 0, 0, 0, pad_width, 0, pad_height))
     return x
 
 
@@ -104,9 +120,9 @@ def make_window_mask(
 
 
 @torch.fx.wrap
-def fit_window_mask(mask: torch.Tensor, x: torch.Tensor, window_size: int, shift_size: int) -> torch.Tensor:
-    """The given mask where it fits the (B, H, W, C) map x, else a new one of its kind, made on its device."""
-    num_rows, num_cols = x.shape[1] // window_size, x.shape[2] // window_size
+def fit_window_mask(mask: torch.Tensor, height: int, width: int, window_size: int, shift_size: int) -> torch.Tensor:
+    """The given mask where it fits a map of height x width, else a new one of its kind, made on its device."""
+    num_rows, num_cols = height // window_size, width // window_size
     if mask.shape[0] != num_rows or mask.shape[1] != num_cols:
         mask = make_window_mask(num_rows, num_cols, window_size, shift_size, mask.device, mask.dtype)
     return mask
@@ -176,18 +192,41 @@ _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compil
 # glibc hands memory from 32 MiB up back to the system at once, and asking for it again costs a CPU more than the
 # products that fill it
 _PIECE_BYTES = 30 * 2**20
+# a map of a piece of a batch: one image of 224x224 in the first stage, two in the second
+_STAGE_PIECE_BYTES = 1280 * 2**10
+
+
+# a weight: which state of it, and that in the layout that oneDNN likes best
+_packed_weights = WeakTensorKeyDictionary()
+
+
+def pack_weight(weight: torch.Tensor) -> torch.Tensor:
+    """The weight of a Linear in oneDNN's own layout, into which it is brought once, and again after each change.
+
+    oneDNN otherwise does so at every call, which is up to a tenth of a network's time (benchmarks/README.md). A change
+    in place through `.data` is one that PyTorch does not count.
+    """
+    if weight.is_inference():  # changes of which are not counted
+        return weight
+    state = (weight._version, weight.data_ptr())
+    if weight not in _packed_weights or _packed_weights[weight][0] != state:
+        _packed_weights[weight] = (state, torch.ops.mkldnn._reorder_linear_weight(weight.detach()))
+    return _packed_weights[weight][1]
 
 
 def _linear_pointwise(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool = False
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool = False, pack: bool = False
 ) -> torch.Tensor:
+    weight = pack_weight(weight) if pack else weight
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none")
 
 
 @torch.library.custom_op("hifuse_timm::linear", mutates_args=())
-def onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool) -> torch.Tensor:
+def onednn_linear(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool, pack: bool
+) -> torch.Tensor:
     """A Linear, or the GELU of one, through oneDNN; arguments and result as for `linear`."""
-    return _linear_pointwise(x, weight, bias, gelu)
+    return _linear_pointwise(x, weight, bias, gelu, pack)
 
 
 @torch.library.custom_op("hifuse_timm::mlp", mutates_args=())
@@ -197,22 +236,23 @@ def onednn_mlp(
     bias1: torch.Tensor | None,
     weight2: torch.Tensor,
     bias2: torch.Tensor | None,
+    pack: bool,
 ) -> torch.Tensor:
-    """A Linear, GELU and a second Linear through oneDNN, (B, H, W, in) to (B, H, W, out), piece by piece."""
+    """A Linear, GELU and a second Linear through oneDNN, (B, N, in) to (B, N, out), piece by piece."""
     pieces = [
-        _linear_pointwise(_linear_pointwise(piece, weight1, bias1, gelu=True), weight2, bias2)
-        for piece in x.flatten(0, 2).chunk(count_pieces(x, weight1.shape[0]))
+        _linear_pointwise(_linear_pointwise(piece, weight1, bias1, gelu=True, pack=pack), weight2, bias2, pack=pack)
+        for piece in x.flatten(0, 1).chunk(count_pieces(x, weight1.shape[0]))
     ]
-    return torch.cat(pieces).unflatten(0, x.shape[:3])
+    return torch.cat(pieces).unflatten(0, x.shape[:2])
 
 
 @onednn_linear.register_fake
-def _(x, weight, bias, gelu):
+def _(x, weight, bias, gelu, pack):
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
 @onednn_mlp.register_fake
-def _(x, weight1, bias1, weight2, bias2):
+def _(x, weight1, bias1, weight2, bias2, pack):
     return x.new_empty(*x.shape[:-1], weight2.shape[0])
 
 
@@ -225,7 +265,9 @@ def count_pieces(x: torch.Tensor, hidden_dim: int) -> int:
 
 
 @torch.fx.wrap
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool = False) -> torch.Tensor:
+def linear(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool = False, pack: bool = False
+) -> torch.Tensor:
     """A Linear, or the GELU of one, on a CPU in float32 through oneDNN instead of the BLAS.
 
     oneDNN takes GELU into the product, where it costs nothing, and is up to twice as fast as PyTorch's BLAS, MKL, on
@@ -236,16 +278,17 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gel
         weight: (out_features, in_features).
         bias: (out_features), None for none.
         gelu: Whether to apply the exact GELU.
+        pack: Whether to keep the weight in oneDNN's own layout as well, for inference: twice the memory.
 
     Returns:
         (..., out_features).
     """
-    if not torch.jit.is_scripting():
+    if not torch.jit.is_scripting() and is_plain_tensor(weight):
         if is_compiled_for_cpu(x):
-            return onednn_linear(x, weight, bias, gelu)
+            return onednn_linear(x, weight, bias, gelu, pack)
         if runs_eagerly_on_cpu(x):
             if not torch.is_grad_enabled():
-                return _linear_pointwise(x, weight, bias, gelu)
+                return _linear_pointwise(x, weight, bias, gelu, pack)
             x = _OneDnnLinear.apply(x, weight, bias)
             return F.gelu(x) if gelu else x
     x = F.linear(x, weight, bias)
@@ -254,6 +297,12 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gel
 
 def _is_for_onednn(x: torch.Tensor) -> bool:
     return _HAS_ONEDNN and x.is_cpu and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
+@torch.jit.ignore
+def is_plain_tensor(weight: torch.Tensor) -> bool:
+    """Whether the weight is none of a class of its own, as quantized ones are, which knows how to multiply itself."""
+    return type(weight) in (torch.Tensor, nn.Parameter)
 
 
 @torch.jit.ignore
@@ -315,17 +364,26 @@ class _OneDnnLinear(torch.autograd.Function):
 class Linear(nn.Linear):
     """Linear over the last dimension, fast on CPUs too."""
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.pack = False
+
+    def fuse(self) -> "Linear":
+        """Have oneDNN keep the weight in its own layout, for inference on a CPU."""
+        self.pack = True
+        return self
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (..., in_features); the result: (..., out_features)."""
-        return linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias, pack=self.pack)
 
 
-class LinearGelu(nn.Linear):
+class LinearGelu(Linear):
     """Linear followed by the exact GELU."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (..., in_features); the result: (..., out_features)."""
-        return linear(x, self.weight, self.bias, gelu=True)
+        return linear(x, self.weight, self.bias, gelu=True, pack=self.pack)
 
 
 @torch.no_grad()
@@ -351,6 +409,37 @@ def _make_linear(weight: torch.Tensor, bias: torch.Tensor | None, layer: type[nn
     return fc
 
 
+class MapNorm(LayerNorm2d):
+    """timm's LayerNorm over the channels of a map, by way of its positions."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (B, C, H, W), and so is the result."""
+        height, width = x.shape[2], x.shape[3]
+        x = to_positions(x)
+        if self._fast_norm:
+            x = fast_layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        else:
+            x = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        return to_map(x, height, width)
+
+
+class MapPatchMerging(PatchMerging):
+    """timm's patch merging, on (B, C, H, W) maps."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.reduction = _make_linear(self.reduction.weight, None, Linear)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (B, dim, H, W); the result: (B, out_dim, H/2, W/2), rounded up."""
+        x = pad_positions(to_positions(x).unflatten(1, (x.shape[2], x.shape[3], 1)), 2)
+        height, width = x.shape[1] // 2, x.shape[2] // 2
+        x = x.view(-1, height, 2, width, 2, self.dim)
+        x = torch.stack([x[:, :, 0, :, 0], x[:, :, 1, :, 0], x[:, :, 0, :, 1], x[:, :, 1, :, 1]], dim=3)
+        x = self.reduction(self.norm(x.flatten(1, 2).flatten(2)))  # B H/2*W/2 out_dim
+        return to_map(x, height, width)
+
+
 class LocalBlock(nn.Module):
     """Local feature block, Eq. 3: depthwise 3x3 convolution, LayerNorm, 1x1 layer, GELU, and the input added."""
 
@@ -370,9 +459,9 @@ class LocalBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (B, C, H, W), and so is the result."""
         shortcut = x
-        x = self.conv_dw(x).permute(0, 2, 3, 1)  # B H W C
-        x = self.fc(self.norm(x)).permute(0, 3, 1, 2)  # B C H W
-        return shortcut + self.drop_path(x)
+        height, width = x.shape[2], x.shape[3]
+        x = self.fc(self.norm(to_positions(self.conv_dw(x))))
+        return shortcut + self.drop_path(to_map(x, height, width))
 
 
 class GlobalBlock(nn.Module):
@@ -429,20 +518,23 @@ class GlobalBlock(nn.Module):
                 *self.num_windows, self.window_size, self.shift_size, weight.device, weight.dtype
             )
 
-    def window_attention(self, x: torch.Tensor) -> torch.Tensor:
-        """W-MSA, or SW-MSA where the block shifts; x: (B, H, W, C), and so is the result."""
-        height, width = x.shape[1], x.shape[2]
-        size = (self.window_size, self.window_size)
-        x = pad_map(x, self.window_size)
+    def window_attention(self, x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """W-MSA, or SW-MSA where the block shifts; x: (B, H*W, C), and so is the result."""
+        size, dim = self.window_size, x.shape[2]
+        x = pad_positions(x.view(-1, height, width, 1, dim), size)
+        padded_height, padded_width = x.shape[1], x.shape[2]
         mask = self.attn_mask
         if mask is not None:
-            mask = fit_window_mask(mask, x, self.window_size, self.shift_size).flatten(0, 1)
+            mask = fit_window_mask(mask, padded_height, padded_width, size, self.shift_size).flatten(0, 1)
             x = torch.roll(x, shifts=(-self.shift_size, -self.shift_size), dims=(1, 2))
-        windows = self.attn(window_partition(x, size).flatten(1, 2), mask)  # B*num_windows N C
-        x = window_reverse(windows, size, x.shape[1], x.shape[2])
+        num_rows, num_cols = padded_height // size, padded_width // size
+        windows = x.view(-1, num_rows, size, num_cols, size * dim).transpose(2, 3).reshape(-1, size * size, dim)
+        windows = self.attn(windows, mask)  # B*num_windows N C
+        windows = windows.view(-1, num_rows, num_cols, size, size * dim)
+        x = windows.transpose(2, 3).reshape(-1, padded_height, padded_width, 1, dim)
         if mask is not None:
             x = torch.roll(x, shifts=(self.shift_size, self.shift_size), dims=(1, 2))
-        return x[:, :height, :width]
+        return x[:, :height, :width].reshape(-1, height * width, dim)
 
     @torch.no_grad()
     def fuse(self) -> "GlobalBlock":
@@ -454,8 +546,10 @@ class GlobalBlock(nn.Module):
         return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (B, H, W, C), and so is the result."""
-        return x + self.drop_path(self.fc(self.window_attention(self.norm(x))))
+        """x: (B, C, H, W), and so is the result."""
+        height, width = x.shape[2], x.shape[3]
+        attended = self.fc(self.window_attention(self.norm(to_positions(x)), height, width))
+        return x + self.drop_path(to_map(attended, height, width))
 
 
 class LinearNormAct(nn.Module):
@@ -495,8 +589,8 @@ class LinearNormAct(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (B, in_chs, H, W); the result: (B, out_chs, H, W)."""
-        x = self.fc(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # B C H W
-        return self.act(self.bn(x))
+        height, width = x.shape[2], x.shape[3]
+        return self.act(self.bn(to_map(self.fc(to_positions(x)), height, width)))
 
 
 class SpatialAttention(nn.Module):
@@ -562,7 +656,7 @@ class InvertedResidualMlp(nn.Module):
         dd = dict(device=device, dtype=dtype)
         super().__init__()
         self.grad_checkpointing = False
-        self.norm = LayerNorm2d(dim, eps=1e-6, **dd)
+        self.norm = MapNorm(dim, eps=1e-6, **dd)
         self.conv = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=1 if dense else dim, bias=False, **dd)
         self.act = nn.GELU()
         self.bn1 = nn.BatchNorm2d(dim, **dd)
@@ -579,19 +673,22 @@ class InvertedResidualMlp(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (B, C, H, W); the result: (B, out_dim, H, W)."""
+        height, width = x.shape[2], x.shape[3]
         x = self.norm(x)
-        x = self.bn1(x + self.act(self.conv(x))).permute(0, 2, 3, 1)  # B H W C
-        return self.bn2(self.mlp(x).permute(0, 3, 1, 2))  # B C H W
+        x = self.mlp(to_positions(self.bn1(x + self.act(self.conv(x)))))
+        return self.bn2(to_map(x, height, width))
 
     def mlp(self, x: torch.Tensor) -> torch.Tensor:
-        """The two 1x1 layers; x: (B, H, W, dim), the result: (B, H, W, out_dim)."""
+        """The two 1x1 layers; x: (B, N, dim), the result: (B, N, out_dim)."""
         if not torch.jit.is_scripting():
-            if is_compiled_for_cpu(x) and type(self.fc1) is LinearGelu and type(self.fc2) is Linear:
-                return onednn_mlp(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+            fc1, fc2 = self.fc1, self.fc2
+            are_ours = type(fc1) is LinearGelu and type(fc2) is Linear  # and no adapters
+            if are_ours and is_compiled_for_cpu(x) and is_plain_tensor(fc1.weight) and is_plain_tensor(fc2.weight):
+                return onednn_mlp(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, fc1.pack and fc2.pack)
             num_pieces = count_pieces(x, self.fc1.out_features) if runs_eagerly_on_cpu(x) else 1
             if num_pieces > 1:
-                pieces = [self.run_piece(piece) for piece in x.flatten(0, 2).chunk(num_pieces)]
-                return torch.cat(pieces).unflatten(0, x.shape[:3])
+                pieces = [self.run_piece(piece) for piece in x.flatten(0, 1).chunk(num_pieces)]
+                return torch.cat(pieces).unflatten(0, x.shape[:2])
         return self.fc2(self.fc1(x))
 
     @torch.jit.ignore
@@ -650,7 +747,7 @@ class HierarchicalFeatureFusion(nn.Module):
                 nn.AvgPool2d(kernel_size=2),
             )
             num_maps = 3
-        self.norm = LayerNorm2d(num_maps * dim, eps=1e-6, **dd)
+        self.norm = MapNorm(num_maps * dim, eps=1e-6, **dd)
         self.fuse_proj = LinearNormAct(num_maps * dim, dim, act_layer=nn.GELU, **dd)
         self.irmlp = (
             InvertedResidualMlp(3 * dim, dim, dense=dense, **dd) if irmlp else LinearNormAct(3 * dim, dim, **dd)
@@ -742,6 +839,8 @@ class HiFuseStage(nn.Module):
         """
         dd = dict(device=device, dtype=dtype)
         super().__init__()
+        self.dim = dim
+        self.stride = 1 if previous_dim is None else 2  # positions of the stage before for one of this stage
         self.grad_checkpointing = False
         local_drop_path = local_drop_path or [0.0] * local_depth
         global_drop_path = global_drop_path or [0.0] * global_depth
@@ -750,11 +849,12 @@ class HiFuseStage(nn.Module):
             self.global_downsample = nn.Identity()
         else:
             self.local_downsample = nn.Sequential(
-                LayerNorm2d(previous_dim, eps=1e-6, **dd),
+                MapNorm(previous_dim, eps=1e-6, **dd),
                 nn.Conv2d(previous_dim, dim, kernel_size=2, stride=2, **dd),
             )
-            self.global_downsample = PatchMerging(previous_dim, dim, norm_layer=partial(nn.LayerNorm, eps=1e-5), **dd)
-            self.global_downsample.reduction = _make_linear(self.global_downsample.reduction.weight, None, Linear)
+            self.global_downsample = MapPatchMerging(
+                previous_dim, dim, norm_layer=partial(nn.LayerNorm, eps=1e-5), **dd
+            )
         self.local_blocks = nn.Sequential(*[LocalBlock(dim, drop_path=rate, **dd) for rate in local_drop_path])
         if global_depth == 0:
             self.global_downsample = self.global_blocks = self.fusion = None
@@ -790,6 +890,16 @@ class HiFuseStage(nn.Module):
         self, local_map: torch.Tensor, global_map: torch.Tensor | None, fused: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """Local, global and fused map of the stage before, (B, C', H', W'), to those of this one, (B, C, H, W)."""
+        if not torch.jit.is_scripting() and not torch.is_grad_enabled():
+            num_pieces = self.count_pieces(local_map, fused)
+            if num_pieces > 1 and self.treats_images_apart():
+                return self.forward_in_pieces(num_pieces, local_map, global_map, fused)
+        return self.forward_batch(local_map, global_map, fused)
+
+    def forward_batch(
+        self, local_map: torch.Tensor, global_map: torch.Tensor | None, fused: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """forward() for all images at once."""
         local_map = self.local_downsample(local_map)
         if self.grad_checkpointing and not torch.jit.is_scripting():
             local_map = checkpoint_seq(self.local_blocks, local_map)
@@ -798,14 +908,47 @@ class HiFuseStage(nn.Module):
         if self.fusion is None:
             return local_map, None, local_map
         assert global_map is not None, "global_map: the global map of the stage before is missing"
-        global_map = self.global_downsample(global_map.permute(0, 2, 3, 1))  # B H W C
+        global_map = self.global_downsample(global_map)
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            global_map = checkpoint_seq(self.global_blocks, global_map).permute(0, 3, 1, 2)
+            global_map = checkpoint_seq(self.global_blocks, global_map)
             fused = self.checkpoint_fusion(local_map, global_map, fused)
         else:
-            global_map = self.global_blocks(global_map).permute(0, 3, 1, 2)
+            global_map = self.global_blocks(global_map)
             fused = self.fusion(local_map, global_map, fused)
         return local_map, global_map, fused
+
+    @torch.jit.ignore
+    def count_pieces(self, local_map: torch.Tensor, fused: torch.Tensor | None) -> int:
+        """Number of pieces of a batch that a CPU runs through the stage one after the other (benchmarks/README.md)."""
+        batch_size, height, width = local_map.shape[0], local_map.shape[2], local_map.shape[3]
+        if runs_eagerly_on_cpu(local_map):
+            bytes_per_image = self.dim * (height // self.stride) * (width // self.stride) * local_map.element_size()
+            return -(-batch_size // max(_STAGE_PIECE_BYTES // bytes_per_image, 1))
+        # the compiler compiles each piece, so two, and of the first stage, which sets the peak of the memory; from 4
+        # images up, since a piece of one image would be compiled for that size alone
+        return 2 if is_compiled_for_cpu(local_map) and fused is None and batch_size > 3 else 1
+
+    @torch.jit.ignore
+    def treats_images_apart(self) -> bool:
+        """Whether no image has an effect on another, as in a BatchNorm in training, and no hook waits for a map."""
+        if module_hooks._global_forward_hooks or module_hooks._global_forward_pre_hooks:
+            return False
+        return not any(
+            m._forward_hooks or m._forward_pre_hooks or (isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training)
+            for m in self.modules()
+        )
+
+    @torch.jit.ignore
+    def forward_in_pieces(
+        self, num_pieces: int, local_map: torch.Tensor, global_map: torch.Tensor | None, fused: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """forward() a few images at a time."""
+        local_maps = local_map.chunk(num_pieces)
+        global_maps, fused_maps = (
+            [None] * len(local_maps) if x is None else x.chunk(num_pieces) for x in (global_map, fused)
+        )
+        pieces = [self.forward_batch(*maps) for maps in zip(local_maps, global_maps, fused_maps, strict=True)]
+        return tuple(None if maps[0] is None else torch.cat(maps) for maps in zip(*pieces, strict=True))
 
     @torch.jit.ignore
     def checkpoint_fusion(
@@ -905,13 +1048,13 @@ class HiFuse(nn.Module):
 
         self.local_stem = nn.Sequential(
             nn.Conv2d(in_chans, dims[0], kernel_size=4, stride=4, **dd),
-            LayerNorm2d(dims[0], eps=1e-6, **dd),
+            MapNorm(dims[0], eps=1e-6, **dd),
         )
         self.global_stem = None
         if branches != "local":
             self.global_stem = nn.Sequential(
                 nn.Conv2d(in_chans, dims[0], kernel_size=4, stride=4, **dd),
-                LayerNorm2d(dims[0], eps=1e-5, **dd),
+                MapNorm(dims[0], eps=1e-5, **dd),
             )
 
         local_rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
@@ -988,7 +1131,9 @@ class HiFuse(nn.Module):
     def fuse(self) -> "HiFuse":
         """Fold every BatchNorm into its neighbour and every pair of linear layers into one, in place, for inference.
 
-        The outputs stay the same. The state dict does not: it loads into fused networks only.
+        The outputs stay the same. The state dict does not: it loads into fused networks only. On a CPU, in float32, the
+        weights take twice the memory from the first call on: oneDNN keeps them in its own layout as well. It is told of
+        every change to them but one in place through `.data`.
 
         Raises:
             RuntimeError: If the network is in training mode, in which BatchNorm works on the statistics of the batch.

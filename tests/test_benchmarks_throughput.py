@@ -12,6 +12,7 @@ from tqdm import tqdm
 from benchmarks import memory, scaling, session, throughput
 from benchmarks.__main__ import main
 from benchmarks.contenders import NetworkJob, Runner
+from benchmarks.environment import conditions
 from benchmarks.measure import Contender, Spread, Timer, percentile
 from benchmarks.memory import Memory
 from benchmarks.result import Result, Settings
@@ -194,6 +195,15 @@ def _short_probes():
     probe = Contender("probe", lambda: small @ small, 1.0)
     defaults[2] = lambda device, dtype: (probe, probe)
     return tuple(defaults)
+
+
+def test_command_is_recorded_with_the_variables_that_change_its_figures(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["benchmarks", "throughput", "--models", "a[b,c]"])
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1 2")
+    monkeypatch.setenv("HF_HUB_TOKEN", "secret")
+    command = conditions(torch.device("cpu"))["command"]
+    assert command.endswith("MALLOC_TRIM_THRESHOLD_='1 2' python -m benchmarks throughput --models 'a[b,c]'")
+    assert "secret" not in command
 
 
 def test_command_measures_writes_and_resumes(tmp_path, monkeypatch, capsys, no_memory):

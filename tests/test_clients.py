@@ -250,7 +250,7 @@ def test_feature_extractor_takes_every_branch_of_every_stage(narrow):
         found = extract(x)
         rows, cols = -(-size[0] // 32), -(-size[1] // 32)
         assert found["local"].shape == (2, 128, rows, cols)
-        assert found["global"].shape == (2, rows, cols, 128)  # B H W C
+        assert found["global"].shape == (2, 128, rows, cols)
         assert found["fused"].shape == (2, 32, 4 * rows, 4 * cols)  # of the padded image
         fused = model.forward_intermediates(x, indices=[1], intermediates_only=True)[0]
         torch.testing.assert_close(found["fused"][:, :, : fused.shape[2], : fused.shape[3]], fused)
@@ -270,7 +270,7 @@ def test_integrated_gradients_add_up_from_a_black_image(narrow):
     torch.testing.assert_close(attributions.sum(dim=(1, 2, 3)).float(), difference, rtol=0.05, atol=2e-3)
 
 
-@pytest.mark.parametrize("layer", ["fusion", "local_blocks", "fusion.global_proj"])
+@pytest.mark.parametrize("layer", ["fusion", "local_blocks", "global_blocks"])
 def test_grad_cam_maps_the_last_stage(narrow, layer):
     model = narrow()
     x = randn(2, 3, 96, 64)

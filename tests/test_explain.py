@@ -153,9 +153,9 @@ def swap_channels(output):
     ("layer", "name", "to_map"),
     [
         ("stage1.local", "stages.0.local_blocks", lambda output: output),
-        ("stage1.global", "stages.0.global_blocks", swap_channels),
+        ("stage1.global", "stages.0.global_blocks", lambda output: output),
         ("stage1.fused", "stages.0.fusion", lambda output: output),
-        ("stage2.global", "stages.1.global_blocks", swap_channels),
+        ("stage2.global", "stages.1.global_blocks", lambda output: output),
         ("stages.1.local_blocks.0.conv_dw", "stages.1.local_blocks.0.conv_dw", lambda output: output),
         (None, "stages.2.fusion", lambda output: output),
     ],

@@ -1,11 +1,15 @@
 """What the network takes and gives: sizes, channels, precisions, layouts, masks, and its errors."""
 
+import copy
+import gc
+
 import timm
 import torch
 import torch.nn.functional as F
 from conftest import NARROW
-from pytest import mark, raises
+from pytest import fixture, mark, raises
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from hifuse_timm import hifuse
@@ -51,7 +55,7 @@ def test_size_that_the_network_is_built_for_changes_nothing(narrow):
 def test_attention_gives_the_same_fused_and_not():
     """The fused call where there is one, the products written out where a CPU trains."""
     block = GlobalBlock(16, 2, shift_size=3, map_size=(14, 21))
-    x = randn(2, 14, 21, 16)
+    x = randn(2, 16, 14, 21)
     trained = block(x)
     assert trained.requires_grad
     with torch.no_grad():
@@ -69,10 +73,10 @@ def test_mask_adds_no_denormal_numbers():
 @torch.no_grad()
 def test_padded_positions_take_part_in_the_attention():
     block = GlobalBlock(16, 2, map_size=(7, 7)).eval()
-    x = randn(1, 4, 4, 16)
-    padded = F.pad(block.norm(x), (0, 0, 0, 3, 0, 3))
+    x = block.norm(randn(1, 16, 16))  # 4x4 positions
+    padded = F.pad(x.view(1, 4, 4, 16), (0, 0, 0, 3, 0, 3))
     expected = block.attn(padded.flatten(1, 2)).view(1, 7, 7, 16)[:, :4, :4]
-    torch.testing.assert_close(block.window_attention(block.norm(x)), expected)
+    torch.testing.assert_close(block.window_attention(x, 4, 4), expected.flatten(1, 2))
 
 
 @torch.no_grad()
@@ -337,3 +341,148 @@ def test_flop_counters_see_every_product():
     with FlopCounterMode(display=False) as counter:
         layer(randn(10, 24))
     assert counter.get_total_flops() == 2 * 10 * 24 * 40
+
+
+@fixture
+def count_pieces(monkeypatch):
+    """Has every stage take one image at a time, and gives the numbers of pieces of the batches that were cut."""
+    monkeypatch.setattr(hifuse, "_STAGE_PIECE_BYTES", 1)
+    cut = []
+    in_pieces = hifuse.HiFuseStage.forward_in_pieces
+
+    def counted(self, num_pieces, *maps):
+        cut.append(num_pieces)
+        return in_pieces(self, num_pieces, *maps)
+
+    monkeypatch.setattr(hifuse.HiFuseStage, "forward_in_pieces", counted)
+    return cut
+
+
+@mark.parametrize("kwargs", [{}, dict(branches="local"), dict(shortcut=False)])
+@mark.parametrize("fused", [False, True])
+def test_batch_in_pieces_gives_what_the_whole_gives(narrow, count_pieces, kwargs, fused):
+    model = narrow(**kwargs)
+    if fused:
+        model.fuse()
+    x = randn(3, 3, 70, 64)
+    whole = model(x)  # with gradients nothing is cut
+    assert not count_pieces
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), whole, rtol=1e-5, atol=1e-5)
+        assert count_pieces == [3, 3, 3, 3]
+        model(x[:1])
+    assert count_pieces == [3, 3, 3, 3]
+
+
+@mark.parametrize("kwargs", [{}, dict(branches="local")])
+@torch.no_grad()
+def test_compiled_batch_of_any_size_goes_through_the_first_stage_in_halves(narrow, kwargs):
+    model = narrow(**kwargs)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=backend, fullgraph=True, dynamic=True)
+    for batch_size in (5, 4, 7, 2, 3):
+        x = randn(batch_size, 3, 64, 64)
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
+    halves, whole = graphs  # from 4 images up, and below
+
+    def count_blocks(graph):
+        return sum("conv2d" in str(node.target) and node.args[-1] == 16 for node in graph.graph.nodes)
+
+    assert count_blocks(whole) == len(model.stages[0].local_blocks)
+    assert count_blocks(halves) == 2 * count_blocks(whole)
+
+
+@torch.no_grad()
+def test_hooks_see_the_map_of_the_whole_batch(narrow, count_pieces):
+    model = narrow()
+    x = randn(3, 3, 64, 64)
+    seen = []
+    handle = model.stages[1].fusion.irmlp.register_forward_hook(lambda module, args, output: seen.append(output))
+    model(x)
+    assert [map.shape for map in seen] == [(3, 32, 8, 8)] and count_pieces == [3, 3, 3]
+    handle.remove()
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda module, args, output: None)
+    model(x)
+    handle.remove()
+    assert len(count_pieces) == 3
+
+
+@torch.no_grad()
+def test_batchnorm_in_training_counts_the_whole_batch(narrow, count_pieces):
+    """As where the statistics alone are adapted to new images."""
+    x = randn(3, 3, 64, 64)
+    outputs, statistics = [], []
+    for piece_size in (2**40, 1):
+        hifuse._STAGE_PIECE_BYTES = piece_size
+        model = narrow()
+        norm = model.stages[0].fusion.irmlp.bn2.train()
+        outputs.append(model(x))
+        statistics.append(norm.running_var)
+    assert count_pieces == [3, 3, 3]  # all stages but the one
+    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(*statistics)
+
+
+def test_packed_weight_follows_the_weight():
+    layer = Linear(24, 40)
+    x = randn(5, 24)
+
+    def check(layer):
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias), rtol=1e-5, atol=1e-5)
+
+    check(layer)
+    assert layer.weight not in hifuse._packed_weights  # before fuse() a layer has its weight only
+    layer.fuse()
+    check(layer)
+    packed = hifuse.pack_weight(layer.weight)
+    assert packed.is_mkldnn
+    check(layer)
+    assert hifuse.pack_weight(layer.weight) is packed
+    layer.load_state_dict(Linear(24, 40).state_dict())
+    check(layer)
+    torch.optim.SGD(layer.parameters(), lr=1.0).step(lambda: layer(x).square().sum().backward())
+    check(layer)
+    layer.weight.data = randn(40, 24)
+    check(layer)
+    layer.double().float()
+    check(layer)
+    copied = copy.deepcopy(layer)
+    copied.weight.data.neg_()
+    check(copied)
+    check(layer)
+
+
+@torch.no_grad()
+def test_packed_weights_go_with_their_network(narrow):
+    model = narrow().fuse()
+    x = randn(1, 3, 64, 64)
+    model(x)
+    kept = len(hifuse._packed_weights)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
+    assert len(hifuse._packed_weights) == kept  # compiled as eager
+    own = sum(weight in hifuse._packed_weights for weight in model.parameters())
+    assert own
+    with torch.inference_mode():
+        torch.testing.assert_close(narrow().fuse()(x), model(x), rtol=1e-5, atol=1e-5)  # weights without versions
+    del model, compiled
+    torch._dynamo.reset()
+    gc.collect()
+    assert len(hifuse._packed_weights) <= kept - own
+
+
+@torch.no_grad()
+def test_weights_of_classes_of_their_own_multiply_themselves():
+    """As quantized ones do, which have no memory that oneDNN could read."""
+    layer = LinearGelu(24, 40).fuse()
+    x = randn(5, 24)
+    expected = layer(x)
+    layer.weight = nn.Parameter(TwoTensor(layer.weight.detach(), layer.weight.detach()))
+    torch.testing.assert_close(layer(x).a, expected, rtol=1e-5, atol=1e-5)

@@ -5,12 +5,18 @@ import torch
 from parity import DATA, MODELS, NAMES, authors_state_dict, images
 from pytest import mark
 from safetensors.torch import load_file
-from timm.models.swin_transformer import PatchMerging
 from torch import nn
 
 import hifuse_timm  # noqa: F401
 from hifuse_timm.checkpoint import convert_state_dict
-from hifuse_timm.hifuse import GlobalBlock, HierarchicalFeatureFusion, LocalBlock
+from hifuse_timm.hifuse import (
+    GlobalBlock,
+    HierarchicalFeatureFusion,
+    LocalBlock,
+    MapPatchMerging,
+    to_map,
+    to_positions,
+)
 
 BLOCKS = load_file(DATA / "blocks.safetensors")
 
@@ -92,10 +98,11 @@ def test_global_blocks(size):
     height, width = map(int, size.removesuffix("_padded").split("x"))
     blocks = nn.Sequential(*[GlobalBlock(32, 4, shift_size=shift, map_size=(height, width)) for shift in (0, 3)])
     load_block(blocks, params, "layers1.", "stages.0.global_blocks.")
-    check(blocks(x.unflatten(1, (height, width))).flatten(1, 2), output)
+    x = to_map(x, height, width)
+    check(to_positions(blocks(x)), output)
     other_size = nn.Sequential(*[GlobalBlock(32, 4, shift_size=shift, map_size=(21, 28)) for shift in (0, 3)])
     other_size.load_state_dict(blocks.state_dict())
-    check(other_size.eval()(x.unflatten(1, (height, width))).flatten(1, 2), output)
+    check(to_positions(other_size.eval()(x)), output)
 
 
 @mark.parametrize("size", ["8x6", "7x9_padded"])
@@ -103,8 +110,8 @@ def test_global_blocks(size):
 def test_patch_merging(size):
     params, (x,), output = block_case(f"patch_merging_{size}")
     height, width = map(int, size.removesuffix("_padded").split("x"))
-    merging = load_block(PatchMerging(16, 32), params, "layers2.downsample.", "stages.1.global_downsample.")
-    check(merging(x.unflatten(1, (height, width))).flatten(1, 2), output)
+    merging = load_block(MapPatchMerging(16, 32), params, "layers2.downsample.", "stages.1.global_downsample.")
+    check(to_positions(merging(to_map(x, height, width))), output)
 
 
 @mark.parametrize("case", ["hff_first", "hff_next", "hff_first_dense", "hff_next_dense"])

@@ -131,16 +131,17 @@ def test_layers_compute_what_they_compute_in_the_sources(sources, written):
     swin.load_state_dict(sources[SWIN_T])
 
     images = torch.randn(1, 3, 224, 224)
-    local_map, global_map = ours.local_stem(images), ours.global_stem(images).permute(0, 2, 3, 1)
+    local_map, global_map = ours.local_stem(images), ours.global_stem(images)
+    tokens = global_map.permute(0, 2, 3, 1)  # B H W C
     torch.testing.assert_close(local_map, convnext.stem(images))
-    torch.testing.assert_close(global_map, swin.patch_embed(images))
+    torch.testing.assert_close(tokens, swin.patch_embed(images))
     for block, source in zip(ours.stages[0].global_blocks, swin.layers[0].blocks, strict=True):  # the second one shifts
-        torch.testing.assert_close(
-            block.window_attention(block.norm(global_map)), source._attn(source.norm1(global_map))
-        )
+        attended = block.window_attention(block.norm(tokens.flatten(1, 2)), 56, 56)
+        torch.testing.assert_close(attended, source._attn(source.norm1(tokens)).flatten(1, 2))
     stage = ours.stages[1]
     torch.testing.assert_close(stage.local_downsample(local_map), convnext.stages[1].downsample(local_map))
-    torch.testing.assert_close(stage.global_downsample(global_map), swin.layers[1].downsample(global_map))
+    merged = stage.global_downsample(global_map).permute(0, 2, 3, 1)
+    torch.testing.assert_close(merged, swin.layers[1].downsample(tokens))
     middle = torch.zeros(1, 96, 56, 56)
     middle[:, :, 27:30, 27:30] = 1.0  # all that a 3x3 kernel sees from its middle
     outputs = [net.stages[0] for net in (ours, convnext)]
