@@ -209,9 +209,11 @@ def pack_weight(weight: torch.Tensor) -> torch.Tensor:
     if weight.is_inference():  # changes of which are not counted
         return weight
     state = (weight._version, weight.data_ptr())
-    if weight not in _packed_weights or _packed_weights[weight][0] != state:
-        _packed_weights[weight] = (state, torch.ops.mkldnn._reorder_linear_weight(weight.detach()))
-    return _packed_weights[weight][1]
+    packed_state, packed = _packed_weights.get(weight, (None, None))
+    if packed_state != state:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+        _packed_weights[weight] = (state, packed)
+    return packed
 
 
 def _linear_pointwise(
