@@ -12,7 +12,7 @@ import torch
 import hifuse_timm
 
 # beginnings of the names of environment variables that change how fast a network runs
-_VARIABLES = ("KMP_", "LD_PRELOAD", "MALLOC_", "MKL_", "OMP_", "ONEDNN_", "THP_MEM_ALLOC_ENABLE")
+_VARIABLES = ("GLIBC_TUNABLES", "KMP_", "LD_PRELOAD", "MALLOC_", "MKL_", "OMP_", "ONEDNN_", "THP_MEM_ALLOC_ENABLE")
 
 
 def _processor() -> str:

@@ -1,10 +1,11 @@
 """Tables for the terminal and for Markdown pages, and results as JSON files that are never half written."""
 
 import json
-import os
 from pathlib import Path
 
 from tabulate import tabulate
+
+from hifuse_timm.files import replacing_file
 
 
 def format_table(header: list[str], rows: list[list[str]], markdown: bool = False, num_left: int = 1) -> str:
@@ -20,8 +21,6 @@ def format_table(header: list[str], rows: list[list[str]], markdown: bool = Fals
 
 
 def write_json(path: str | Path, result: dict) -> None:
-    """Write a result beside its place and rename it, so that the file is whole at any time."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(partial, path)
+    """Write a result so that its file is whole at any time."""
+    with replacing_file(path) as beside:
+        beside.write_text(json.dumps(result, indent=1) + "\n")

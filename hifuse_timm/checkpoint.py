@@ -1,7 +1,6 @@
 """Weights from files: reading checkpoints safely, telling what is in them, and the authors' layout into ours."""
 
 import argparse
-import os
 import pickle
 import re
 import zipfile
@@ -12,6 +11,8 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from torch import nn
+
+from .files import replacing_file
 
 __all__ = [
     "Architecture",
@@ -224,18 +225,13 @@ def check_output(path: str | Path) -> Path:
 
 
 def save_weights(state_dict: dict[str, torch.Tensor], path: str | Path) -> None:
-    """Save weights as safetensors, written beside the file and renamed, so that no half of it is ever seen there."""
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    """Save weights as safetensors, so that no half of the file is ever seen there."""
+    tensors = {key: value.contiguous() for key, value in state_dict.items()}
+    with replacing_file(path) as beside:
         beside.touch()
         mode = beside.stat().st_mode
-        tensors = {key: value.contiguous() for key, value in state_dict.items()}
         safetensors.torch.save_file(tensors, beside, metadata={"format": "pt"})
         beside.chmod(mode)  # safetensors leaves it to its owner alone
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _read(path: str | Path) -> dict:

@@ -25,6 +25,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from .checkpoint import Architecture, check_architecture, convert_state_dict, read_checkpoint, read_training_args
+from .files import replacing_file
 from .hifuse import HiFuse
 from .metrics import CLASS_METRICS, METRICS, bootstrap_intervals, compute_metrics
 from .paper import paper_result
@@ -578,14 +579,9 @@ def check_writable(path: str | Path | None, directory: bool = False) -> None:
 
 
 def _write(path: str | Path, text: str) -> None:
-    """Write a file beside its place and rename it, so that it is whole at any time."""
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    """Write a text so that its file is whole at any time."""
+    with replacing_file(path) as beside:
         beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _shorten(names) -> str:

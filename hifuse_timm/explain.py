@@ -9,7 +9,6 @@ import difflib
 import importlib
 import json
 import math
-import os
 import sys
 import warnings
 from collections import Counter
@@ -30,6 +29,7 @@ from torchvision.transforms import CenterCrop
 
 from .checkpoint import check_architecture, convert_state_dict, read_checkpoint, read_training_args
 from .hifuse import HiFuse, pad_image
+from .plots import save_figure
 
 __all__ = ["explain", "find_layer", "grad_cam", "heat_map", "load_image"]
 
@@ -671,7 +671,7 @@ def explain(
     def write() -> None:
         path = out.with_name(f"{out.stem}-{len(written) + 1}{out.suffix}") if written else out
         headings = [panel.heading for panel in next(iter(panels.values()))]
-        _write_figure(_draw(figure_class, rows, headings), path)
+        save_figure(_draw(figure_class, rows, headings), path)
         written.append(path)
         rows.clear()
 
@@ -822,13 +822,3 @@ def _draw(figure_class, rows: list[_Row], headings: list[str]):
     scale.ax.tick_params(labelsize=8)
     scale.set_label("Grad-CAM (1: each map's highest place)", fontsize=8)
     return figure
-
-
-def _write_figure(figure, path: Path) -> None:
-    """Write beside the file, then rename, so that no half of it is ever seen there."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        figure.savefig(beside, format=path.suffix[1:].lower(), dpi=150)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

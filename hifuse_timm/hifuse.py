@@ -192,8 +192,8 @@ _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compil
 # glibc hands memory from 32 MiB up back to the system at once, and asking for it again costs a CPU more than the
 # products that fill it
 _PIECE_BYTES = 30 * 2**20
-# a map of a piece of a batch: one image of 224x224 in the first stage, two in the second
-_STAGE_PIECE_BYTES = 1280 * 2**10
+# a map of a piece of a batch: two images of 224x224 in the first stage, four in the second
+_STAGE_PIECE_BYTES = 2560 * 2**10
 
 
 # a weight: which state of it, and that in the layout that oneDNN likes best

@@ -5,9 +5,7 @@ import json
 import math
 import os
 import re
-import shutil
 import tempfile
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +45,7 @@ from .checkpoint import (
     save_weights,
     unwrap_state_dict,
 )
+from .files import replacing_folder
 
 __all__ = ["DATASETS", "NAMESPACE", "Dataset", "check_tag", "download", "publish", "resolve_weights"]
 
@@ -390,7 +389,7 @@ def publish(
         card.save(directory / "README.md")
 
     if dry_run is not None:
-        with _replacing(Path(dry_run)) as directory:
+        with replacing_folder(dry_run) as directory:
             write(directory)
         return str(dry_run)
     with tempfile.TemporaryDirectory() as directory:
@@ -609,18 +608,3 @@ def _check_replaceable(directory: Path) -> None:
         raise FileExistsError(
             f"{directory} holds other files, {', '.join(sorted(others)[:3])} among them: give a new directory"
         )
-
-
-@contextmanager
-def _replacing(directory: Path):
-    """Gives a new directory beside this one that takes its place in the end, and is gone if anything fails."""
-    directory = directory.absolute()
-    beside = directory.with_name(f".{directory.name}.{os.getpid()}")
-    beside.mkdir()
-    try:
-        yield beside
-        if directory.exists():
-            shutil.rmtree(directory)
-        beside.rename(directory)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)

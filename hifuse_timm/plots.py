@@ -1,10 +1,10 @@
 """Pictures of an evaluation: confusion matrix, ROC curves and reliability diagram, as PNG files."""
 
-import os
 from pathlib import Path
 
 import torch
 
+from .files import replacing_file
 from .metrics import CALIBRATION_BINS, calibration_bins
 
 __all__ = ["draw_confusion", "draw_reliability", "draw_roc", "save_figure"]
@@ -24,13 +24,9 @@ _MAX_LABELLED = 25  # classes beyond which cells and legend would be too small t
 
 
 def save_figure(figure, path: Path) -> None:
-    """Write a picture beside its place and rename it, so that the file is whole at any time."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        figure.savefig(beside, format="png", dpi=150)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    """Write a picture, in the format that the file's name ends in, so that the file is whole at any time."""
+    with replacing_file(path) as beside:
+        figure.savefig(beside, format=path.suffix[1:].lower(), dpi=150)
 
 
 def draw_confusion(confusion: torch.Tensor, classes: list[str], title: str):

@@ -5,17 +5,16 @@ import hashlib
 import io
 import json
 import os
-import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
+from ..files import replacing_folder
 from ..hub import DATASETS
 from ..version import __version__
 from .layouts import COUNTS, OFFICIAL_COUNTS, SPLITS, Inventory, Sample, read_layout
@@ -85,7 +84,7 @@ def prepare(
             _check_classes(tag, splits)
 
         description = _describe_dataset(tag, inventory, seed, val_share, group_by, split)
-        with _replacing(out) as beside:
+        with replacing_folder(out) as beside:
             written = {}
             total = sum(len(samples) for splits in folds.values() for samples in splits.values())
             with tqdm(total=total, desc="writing", unit="image", disable=None) as progress:
@@ -359,25 +358,3 @@ def _write_tables(folder: Path, splits: dict[str, list[Sample]], description: di
     }
     content = json.dumps(description | {"counts": counts}, indent=2, ensure_ascii=False)
     (folder / "dataset.json").write_text(content + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """Gives a new folder beside this one that takes its place in the end, and is gone if anything fails."""
-    folder = folder.resolve()  # where a link leads is where there is room
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    before = folder.with_name(f".{folder.name}.{os.getpid()}.before")
-    beside.mkdir(parents=True)
-    try:
-        yield beside
-        if folder.exists():
-            folder.rename(before)
-        try:
-            beside.rename(folder)
-        except BaseException:
-            if before.exists():
-                before.rename(folder)
-            raise
-        shutil.rmtree(before, ignore_errors=True)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
