@@ -43,8 +43,9 @@ _COUNTED = ("Counted", BLACK, "o", 0)
 
 def save(figure: Figure, path: Path) -> None:
     """Write a picture as PNG and SVG; path has no suffix."""
-    figure.savefig(path.with_suffix(".png"), dpi=150)
-    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    with plt.rc_context(STYLE):
+        figure.savefig(path.with_suffix(".png"), dpi=150)
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
     plt.close(figure)
 
 

@@ -38,7 +38,7 @@ def _throughput(data: dict, picture: Path) -> str:
     what = throughput.describe(result.settings)
     return "\n".join(
         [
-            f"## Throughput: {what}",
+            f"## Throughput: {what}, {picture.name}.json",
             "",
             f"![Images a second against multiply-accumulates, {what}]({picture.name}.svg)",
             "",

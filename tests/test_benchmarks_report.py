@@ -93,6 +93,8 @@ def test_report_has_a_table_and_a_picture_for_each_result(results, tmp_path):
         assert text in page
     svg = (out / "inference.svg").read_text()
     assert "ConvNeXt-B[conv_mlp]" in svg and "Swin-B" in svg and "test_vit" in svg
+    assert not main(["report", *map(str, results), "--out", str(out)])
+    assert (out / "inference.svg").read_text() == svg
 
 
 @pytest.mark.parametrize("level", [0.2, 5, 9.8])
