@@ -66,10 +66,15 @@ def pad_image(x: torch.Tensor, in_chans: int, multiple: int) -> torch.Tensor:
         )
     if height < 32 or width < 32:
         raise ValueError(f"input is {height}x{width} pixels, expected at least 32 a side")
-    pad_height, pad_width = -height % multiple, -width % multiple
+    pad_height, pad_width = _fill(height, multiple), _fill(width, multiple)
     if pad_height > 0 or pad_width > 0:
         x = F.pad(x, (0, pad_width, 0, pad_height))
     return x
+
+
+def _fill(size: int, multiple: int) -> int:
+    # -size % multiple, on whose negative number torch.compile of PyTorch 2.6 fails where the size is a symbol
+    return multiple - 1 - (size - 1) % multiple
 
 
 def to_positions(x: torch.Tensor) -> torch.Tensor:
@@ -86,7 +91,7 @@ def to_map(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
 @torch.fx.wrap
 def pad_positions(x: torch.Tensor, multiple: int) -> torch.Tensor:
     """Pad positions, (B, H, W, 1, C), with zeros at the bottom and right to the next multiple of H and of W."""
-    pad_height, pad_width = -x.shape[1] % multiple, -x.shape[2] % multiple
+    pad_height, pad_width = _fill(x.shape[1], multiple), _fill(x.shape[2], multiple)
     if pad_height > 0 or pad_width > 0:
         x = F.pad(x, (0, 0, 0, 0, 0, pad_width, 0, pad_height))
     return x
