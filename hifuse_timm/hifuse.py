@@ -248,7 +248,7 @@ def onednn_mlp(
     """A Linear, GELU and a second Linear through oneDNN, (B, N, in) to (B, N, out), piece by piece."""
     pieces = [
         _linear_pointwise(_linear_pointwise(piece, weight1, bias1, gelu=True, pack=pack), weight2, bias2, pack=pack)
-        for piece in x.flatten(0, 1).chunk(count_pieces(x, weight1.shape[0]))
+        for piece in x.flatten(0, 1).chunk(count_mlp_pieces(x, weight1.shape[0]))
     ]
     return torch.cat(pieces).unflatten(0, x.shape[:2])
 
@@ -263,7 +263,7 @@ def _(x, weight1, bias1, weight2, bias2, pack):
     return x.new_empty(*x.shape[:-1], weight2.shape[0])
 
 
-def count_pieces(x: torch.Tensor, hidden_dim: int) -> int:
+def count_mlp_pieces(x: torch.Tensor, hidden_dim: int) -> int:
     """Number of pieces of the positions of x to run one after the other, so that each hidden map is a small one.
 
     In pieces the 1x1 layers of the IRMLP are 1.2 to 1.5 times as fast on a CPU (benchmarks/README.md).
@@ -692,7 +692,7 @@ class InvertedResidualMlp(nn.Module):
             are_ours = type(fc1) is LinearGelu and type(fc2) is Linear  # and no adapters
             if are_ours and is_compiled_for_cpu(x) and is_plain_tensor(fc1.weight) and is_plain_tensor(fc2.weight):
                 return onednn_mlp(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, fc1.pack and fc2.pack)
-            num_pieces = count_pieces(x, self.fc1.out_features) if runs_eagerly_on_cpu(x) else 1
+            num_pieces = count_mlp_pieces(x, self.fc1.out_features) if runs_eagerly_on_cpu(x) else 1
             if num_pieces > 1:
                 pieces = [self.run_piece(piece) for piece in x.flatten(0, 1).chunk(num_pieces)]
                 return torch.cat(pieces).unflatten(0, x.shape[:2])

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: confusion matrix, ROC curves and reliability diagram, as PNG files."""
+"""Pictures of an evaluation: confusion matrix, ROC curves and reliability diagram."""
 
 from pathlib import Path
 
