@@ -1,5 +1,6 @@
 """HiFuse for timm: importing this package registers the models with timm."""
 
+from .datasets import DATASETS
 from .hifuse import (
     HiFuse,
     hifuse_base,
@@ -9,7 +10,6 @@ from .hifuse import (
     hifuse_tiny,
     hifuse_tiny_dense,
 )
-from .hub import DATASETS
 from .version import __version__
 
 __all__ = [

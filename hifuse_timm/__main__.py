@@ -9,19 +9,14 @@ from pathlib import Path
 import timm
 from timm.utils import ParseKwargs
 
-from .checkpoint import (
-    Architecture,
-    check_architecture,
-    check_output,
-    convert_state_dict,
-    read_checkpoint,
-    save_weights,
-    summarize_dropped,
-)
-from .data import prepare
+from .checkpoint import check_output, read_checkpoint, save_weights
+from .convert import Architecture, check_architecture, convert_state_dict, summarize_dropped
+from .datasets import DATASETS
 from .evaluate import PRECISIONS, average, check_writable, evaluate, format_result, save_json
 from .explain import explain
-from .hub import DATASETS, NAMESPACE, publish
+from .hub import NAMESPACE
+from .prepare import prepare
+from .publish import publish
 from .recipes import recipe_path
 from .warm_start import summarize_origins, warm_start
 

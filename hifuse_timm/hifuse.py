@@ -4,7 +4,7 @@ Paper: `HiFuse: Hierarchical Multi-Scale Feature Fusion Network for Medical Imag
 - https://arxiv.org/abs/2209.10218
 
 Equation and table numbers below are the paper's. Where the paper leaves a choice open, the network follows what its
-authors released, so that weights trained with their code load (`hifuse_timm.checkpoint`) and give the same outputs.
+authors released, so that weights trained with their code load (`hifuse_timm.convert`) and give the same outputs.
 
 Maps are (B, C, H, W) tensors, kept in channels_last memory from the stems to the head: LayerNorm, attention and Linear
 work on their (B, H*W, C) view, convolutions on the tensors themselves, and no copy lies between the two. A (B, H, W, C)
@@ -12,7 +12,7 @@ view would do as well, but not for torch.compile, which takes whatever has four 
 lays it out as if H were its channels.
 """
 
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -23,25 +23,29 @@ from timm.layers import (
     LayerNorm2d,
     NormMlpClassifierHead,
     calculate_drop_path_rates,
-    fast_layer_norm,
     get_device_dtype,
     trunc_normal_,
-    use_fused_attn,
 )
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint, named_apply
-from timm.models.swin_transformer import PatchMerging, WindowAttention
 from timm.utils import reparameterize_model
 from torch import nn
 from torch.nn.modules import module as module_hooks
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from .checkpoint import checkpoint_filter_fn
-from .hub import DATASETS, NAMESPACE, check_tag, resolve_weights
+from .convert import checkpoint_filter_fn
+from .datasets import DATASETS
+from .hub import NAMESPACE, check_tag, resolve_weights
+from .layers.attention import FusedWindowAttention, fit_window_mask, make_window_mask
+from .layers.chunking import STAGE_PIECE_BYTES, frozen_statistics
+from .layers.linear import Linear, LinearGelu, fold_norm_after, fold_norm_before, make_linear
+from .layers.maps import LinearNormAct, MapNorm, MapPatchMerging, fill, pad_positions, to_map, to_positions
+from .layers.onednn import count_mlp_pieces, is_compiled_for_cpu, is_plain_tensor, onednn_mlp, runs_eagerly_on_cpu
 
 __all__ = ["HiFuse"]  # register_model adds the entrypoints
+
+torch.fx.wrap("pad_positions")  # by their names in this module, where they are called
+torch.fx.wrap("fit_window_mask")
 
 
 @torch.fx.wrap
@@ -66,385 +70,10 @@ def pad_image(x: torch.Tensor, in_chans: int, multiple: int) -> torch.Tensor:
         )
     if height < 32 or width < 32:
         raise ValueError(f"input is {height}x{width} pixels, expected at least 32 a side")
-    pad_height, pad_width = _fill(height, multiple), _fill(width, multiple)
+    pad_height, pad_width = fill(height, multiple), fill(width, multiple)
     if pad_height > 0 or pad_width > 0:
         x = F.pad(x, (0, pad_width, 0, pad_height))
     return x
-
-
-def _fill(size: int, multiple: int) -> int:
-    # -size % multiple, on whose negative number torch.compile of PyTorch 2.6 fails where the size is a symbol
-    return multiple - 1 - (size - 1) % multiple
-
-
-def to_positions(x: torch.Tensor) -> torch.Tensor:
-    """A map, (B, C, H, W), as (B, H*W, C); the same memory where the map is channels_last."""
-    return x.flatten(2).transpose(1, 2)
-
-
-def to_map(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Positions, (B, H*W, C), as the (B, C, H, W) map of the same memory."""
-    # by way of a dimension of 1, since unflatten(transpose(x)) of a single image has strides that are not channels_last
-    return x.unflatten(1, (height, width, 1)).permute(0, 4, 1, 2, 3).squeeze(4)
-
-
-@torch.fx.wrap
-def pad_positions(x: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Pad positions, (B, H, W, 1, C), with zeros at the bottom and right to the next multiple of H and of W."""
-    pad_height, pad_width = _fill(x.shape[1], multiple), _fill(x.shape[2], multiple)
-    if pad_height > 0 or pad_width > 0:
-        x = F.pad(x, (0, 0, 0, 0, 0, pad_width, 0, pad_height))
-    return x
-
-
-def make_window_mask(
-    num_rows: int, num_cols: int, window_size: int, shift_size: int, device: torch.device, dtype: torch.dtype
-) -> torch.Tensor:
-    """Mask for the windows of a shifted map: -inf where two positions come from different regions of the map, else 0.
-
-    Swin and the released network add -100 instead. In float32 that leaves such pairs less than 1e-43 of the attention,
-    the same outputs, but in denormal numbers, on which a CPU's matrix products run up to ten times slower.
-
-    Args:
-        num_rows: Windows from top to bottom.
-        num_cols: Windows from left to right.
-
-    Returns:
-        Mask to add to the attention logits, (num_rows, num_cols, N, N) with N = window_size**2.
-    """
-    # the map splits at its last window and at its last shift_size rows: regions 0, 1, 2, and the same for columns
-    rows = torch.arange(num_rows * window_size, device=device) - (num_rows - 1) * window_size
-    cols = torch.arange(num_cols * window_size, device=device) - (num_cols - 1) * window_size
-    border = window_size - shift_size
-    row_region = (rows >= 0).int() + (rows >= border).int()
-    col_region = (cols >= 0).int() + (cols >= border).int()
-    region = (3 * row_region.unsqueeze(1) + col_region).view(num_rows, window_size, num_cols, window_size)
-    region = region.transpose(1, 2).flatten(2)  # num_rows num_cols N
-    different = region.unsqueeze(2) != region.unsqueeze(3)
-    return torch.zeros(different.shape, device=device, dtype=dtype).masked_fill(different, -torch.inf)
-
-
-@torch.fx.wrap
-def fit_window_mask(mask: torch.Tensor, height: int, width: int, window_size: int, shift_size: int) -> torch.Tensor:
-    """The given mask where it fits a map of height x width, else a new one of its kind, made on its device."""
-    num_rows, num_cols = height // window_size, width // window_size
-    if mask.shape[0] != num_rows or mask.shape[1] != num_cols:
-        mask = make_window_mask(num_rows, num_cols, window_size, shift_size, mask.device, mask.dtype)
-    return mask
-
-
-@torch.fx.wrap
-def attend(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    bias: torch.Tensor,
-    mask: torch.Tensor | None,
-    dropout: float,
-    fused: bool,
-) -> torch.Tensor:
-    """Scaled dot-product attention within windows.
-
-    Args:
-        q: Queries, (B*num_windows, num_heads, N, D); k and v, keys and values, likewise.
-        bias: Relative position bias, (1, num_heads, N, N).
-        mask: Mask to add beside it, (num_windows, N, N), None where no windows are shifted.
-        dropout: Dropout rate of the attention weights.
-        fused: Whether to call PyTorch's fused attention, with bias and mask in one.
-
-    Returns:
-        Attended values, (B*num_windows, num_heads, N, D).
-    """
-    if mask is not None:
-        bias = (bias + mask.unsqueeze(1)).repeat(q.shape[0] // mask.shape[0], 1, 1, 1)  # B*num_windows num_heads N N
-    # the fused attention of CPUs has no gradient for the bias: PyTorch then takes a way twice as slow as this one
-    if fused and not (bias.requires_grad and bias.is_cpu):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
-    attn = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
-    return F.dropout(attn.softmax(dim=-1), dropout) @ v
-
-
-class FusedWindowAttention(WindowAttention):
-    """timm's window attention, by default through PyTorch's fused attention, where it is faster."""
-
-    fused_attn: torch.jit.Final[bool]
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.qkv = _make_linear(self.qkv.weight, self.qkv.bias, Linear)
-        self.proj = _make_linear(self.proj.weight, self.proj.bias, Linear)
-        self.fused_attn = use_fused_attn()
-
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """
-        Args:
-            x: Windows, (B*num_windows, N, C).
-            mask: Mask to add to the attention logits, (num_windows, N, N), None for windows that are not shifted.
-
-        Returns:
-            Attended windows, (B*num_windows, N, C).
-        """
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)  # B*num_windows num_heads N D
-        dropout = self.attn_drop.p if self.training else 0.0
-        x = attend(q, k, v, self._get_rel_pos_bias(), mask, dropout, self.fused_attn)
-        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
-
-
-_HAS_ONEDNN = torch.backends.mkldnn.is_available()
-# PyTorch before 2.7 does not tell torch.export, which takes no operators of ours, from torch.compile
-_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
-# glibc hands memory from 32 MiB up back to the system at once, and asking for it again costs a CPU more than the
-# products that fill it
-_PIECE_BYTES = 30 * 2**20
-# a map of a piece of a batch: two images of 224x224 in the first stage, four in the second
-_STAGE_PIECE_BYTES = 2560 * 2**10
-
-
-# a weight: which state of it, and that in the layout that oneDNN likes best
-_packed_weights = WeakTensorKeyDictionary()
-
-
-def pack_weight(weight: torch.Tensor) -> torch.Tensor:
-    """The weight of a Linear in oneDNN's own layout, into which it is brought once, and again after each change.
-
-    oneDNN otherwise does so at every call, which is up to a tenth of a network's time (benchmarks/README.md). A change
-    in place through `.data` is one that PyTorch does not count.
-    """
-    if weight.is_inference():  # changes of which are not counted
-        return weight
-    state = (weight._version, weight.data_ptr())
-    packed_state, packed = _packed_weights.get(weight, (None, None))
-    if packed_state != state:
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
-        _packed_weights[weight] = (state, packed)
-    return packed
-
-
-def _linear_pointwise(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool = False, pack: bool = False
-) -> torch.Tensor:
-    weight = pack_weight(weight) if pack else weight
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none")
-
-
-@torch.library.custom_op("hifuse_timm::linear", mutates_args=())
-def onednn_linear(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool, pack: bool
-) -> torch.Tensor:
-    """A Linear, or the GELU of one, through oneDNN; arguments and result as for `linear`."""
-    return _linear_pointwise(x, weight, bias, gelu, pack)
-
-
-@torch.library.custom_op("hifuse_timm::mlp", mutates_args=())
-def onednn_mlp(
-    x: torch.Tensor,
-    weight1: torch.Tensor,
-    bias1: torch.Tensor | None,
-    weight2: torch.Tensor,
-    bias2: torch.Tensor | None,
-    pack: bool,
-) -> torch.Tensor:
-    """A Linear, GELU and a second Linear through oneDNN, (B, N, in) to (B, N, out), piece by piece."""
-    pieces = [
-        _linear_pointwise(_linear_pointwise(piece, weight1, bias1, gelu=True, pack=pack), weight2, bias2, pack=pack)
-        for piece in x.flatten(0, 1).chunk(count_mlp_pieces(x, weight1.shape[0]))
-    ]
-    return torch.cat(pieces).unflatten(0, x.shape[:2])
-
-
-@onednn_linear.register_fake
-def _(x, weight, bias, gelu, pack):
-    return x.new_empty(*x.shape[:-1], weight.shape[0])
-
-
-@onednn_mlp.register_fake
-def _(x, weight1, bias1, weight2, bias2, pack):
-    return x.new_empty(*x.shape[:-1], weight2.shape[0])
-
-
-def count_mlp_pieces(x: torch.Tensor, hidden_dim: int) -> int:
-    """Number of pieces of the positions of x to run one after the other, so that each hidden map is a small one.
-
-    In pieces the 1x1 layers of the IRMLP are 1.2 to 1.5 times as fast on a CPU (benchmarks/README.md).
-    """
-    return -(-x[..., 0].numel() * hidden_dim * x.element_size() // _PIECE_BYTES)
-
-
-@torch.fx.wrap
-def linear(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool = False, pack: bool = False
-) -> torch.Tensor:
-    """A Linear, or the GELU of one, on a CPU in float32 through oneDNN instead of the BLAS.
-
-    oneDNN takes GELU into the product, where it costs nothing, and is up to twice as fast as PyTorch's BLAS, MKL, on
-    CPUs that are not Intel's (benchmarks/README.md). Whoever exports, traces or counts gets the plain operators.
-
-    Args:
-        x: (..., in_features).
-        weight: (out_features, in_features).
-        bias: (out_features), None for none.
-        gelu: Whether to apply the exact GELU.
-        pack: Whether to keep the weight in oneDNN's own layout as well, for inference: twice the memory.
-
-    Returns:
-        (..., out_features).
-    """
-    if not torch.jit.is_scripting() and is_plain_tensor(weight):
-        if is_compiled_for_cpu(x):
-            return onednn_linear(x, weight, bias, gelu, pack)
-        if runs_eagerly_on_cpu(x):
-            if not torch.is_grad_enabled():
-                return _linear_pointwise(x, weight, bias, gelu, pack)
-            x = _OneDnnLinear.apply(x, weight, bias)
-            return F.gelu(x) if gelu else x
-    x = F.linear(x, weight, bias)
-    return F.gelu(x) if gelu else x
-
-
-def _is_for_onednn(x: torch.Tensor) -> bool:
-    return _HAS_ONEDNN and x.is_cpu and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-
-
-@torch.jit.ignore
-def is_plain_tensor(weight: torch.Tensor) -> bool:
-    """Whether the weight is none of a class of its own, as quantized ones are, which knows how to multiply itself."""
-    return type(weight) in (torch.Tensor, nn.Parameter)
-
-
-@torch.jit.ignore
-def is_compiled_for_cpu(x: torch.Tensor) -> bool:
-    """Whether what is done with x is compiled for inference on a CPU in float32."""
-    return torch.compiler.is_compiling() and not _is_exporting() and not torch.is_grad_enabled() and _is_for_onednn(x)
-
-
-@torch.jit.ignore
-def runs_eagerly_on_cpu(x: torch.Tensor) -> bool:
-    """Whether what is done with x is run at once, on a CPU in float32, and neither traced nor intercepted."""
-    return (
-        isinstance(x, torch.Tensor)  # and no proxy of torch.fx
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not is_in_torch_dispatch_mode()
-        and _is_for_onednn(x)
-    )
-
-
-def _matmul_t(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a @ b.T through oneDNN, for gradients that are not differentiated again."""
-    if torch.is_grad_enabled():
-        return a @ b.t()
-    return _linear_pointwise(a, b, None)
-
-
-class _OneDnnLinear(torch.autograd.Function):
-    """A Linear with its gradients through oneDNN."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x, weight, bias):
-        return _linear_pointwise(x, weight, bias)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs[:2])
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, weight = ctx.saved_tensors
-        grad_x = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            grad_x = _matmul_t(grad, weight.t())
-        grad, x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
-        if ctx.needs_input_grad[1]:
-            # either of the two is copied to be transposed: better the smaller, where the result is small as well
-            if weight.shape[0] > weight.shape[1] and x.shape[0] > weight.shape[1]:
-                grad_weight = _matmul_t(x.t(), grad.t()).t()
-            else:
-                grad_weight = _matmul_t(grad.t(), x.t())
-        if ctx.needs_input_grad[2]:
-            grad_bias = grad.sum(0)
-        return grad_x, grad_weight, grad_bias
-
-
-class Linear(nn.Linear):
-    """Linear over the last dimension, fast on CPUs too."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.pack = False
-
-    def fuse(self) -> "Linear":
-        """Have oneDNN keep the weight in its own layout, for inference on a CPU."""
-        self.pack = True
-        return self
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (..., in_features); the result: (..., out_features)."""
-        return linear(x, self.weight, self.bias, pack=self.pack)
-
-
-class LinearGelu(Linear):
-    """Linear followed by the exact GELU."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (..., in_features); the result: (..., out_features)."""
-        return linear(x, self.weight, self.bias, gelu=True, pack=self.pack)
-
-
-@torch.no_grad()
-def fold_norm_after(fc: nn.Linear, norm: nn.BatchNorm2d) -> nn.Linear:
-    """Fold a BatchNorm, with its running statistics, into the Linear before it."""
-    fused = nn.utils.fuse_linear_bn_weights(
-        fc.weight, fc.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    )
-    return _make_linear(*fused, type(fc))
-
-
-@torch.no_grad()
-def fold_norm_before(norm: nn.BatchNorm2d, fc: nn.Linear) -> nn.Linear:
-    """Fold a BatchNorm, with its running statistics, into the Linear after it."""
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    shift = norm.bias - norm.running_mean * scale
-    return _make_linear(fc.weight * scale, F.linear(shift, fc.weight, fc.bias), type(fc))
-
-
-def _make_linear(weight: torch.Tensor, bias: torch.Tensor | None, layer: type[nn.Linear]) -> nn.Linear:
-    fc = layer(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    fc.weight, fc.bias = nn.Parameter(weight), None if bias is None else nn.Parameter(bias)
-    return fc
-
-
-class MapNorm(LayerNorm2d):
-    """timm's LayerNorm over the channels of a map, by way of its positions."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (B, C, H, W), and so is the result."""
-        height, width = x.shape[2], x.shape[3]
-        x = to_positions(x)
-        if self._fast_norm:
-            x = fast_layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
-        else:
-            x = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
-        return to_map(x, height, width)
-
-
-class MapPatchMerging(PatchMerging):
-    """timm's patch merging, on (B, C, H, W) maps."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.reduction = _make_linear(self.reduction.weight, None, Linear)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (B, dim, H, W); the result: (B, out_dim, H/2, W/2), rounded up."""
-        x = pad_positions(to_positions(x).unflatten(1, (x.shape[2], x.shape[3], 1)), 2)
-        height, width = x.shape[1] // 2, x.shape[2] // 2
-        x = x.view(-1, height, 2, width, 2, self.dim)
-        x = torch.stack([x[:, :, 0, :, 0], x[:, :, 1, :, 0], x[:, :, 0, :, 1], x[:, :, 1, :, 1]], dim=3)
-        x = self.reduction(self.norm(x.flatten(1, 2).flatten(2)))  # B H/2*W/2 out_dim
-        return to_map(x, height, width)
 
 
 class LocalBlock(nn.Module):
@@ -549,7 +178,7 @@ class GlobalBlock(nn.Module):
         if isinstance(self.attn.proj, nn.Linear):
             proj, fc = self.attn.proj, self.fc
             bias = F.linear(proj.bias, fc.weight, fc.bias)
-            self.fc, self.attn.proj = _make_linear(fc.weight @ proj.weight, bias, LinearGelu), nn.Identity()
+            self.fc, self.attn.proj = make_linear(fc.weight @ proj.weight, bias, LinearGelu), nn.Identity()
         return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -557,47 +186,6 @@ class GlobalBlock(nn.Module):
         height, width = x.shape[2], x.shape[3]
         attended = self.fc(self.window_attention(self.norm(to_positions(x)), height, width))
         return x + self.drop_path(to_map(attended, height, width))
-
-
-class LinearNormAct(nn.Module):
-    """1x1 convolution, BatchNorm and activation, like timm's ConvNormAct, but with a Linear over the channels.
-
-    On channels_last maps the two compute the same. The Linear is faster where a CPU would have to bring the weights of
-    the convolution into its own layout at every call: three times at batch size 1 in the last IRMLP.
-    """
-
-    def __init__(
-        self,
-        in_chs: int,
-        out_chs: int,
-        act_layer: type[nn.Module] = nn.Identity,
-        device=None,
-        dtype=None,
-    ):
-        """
-        Args:
-            in_chs: Number of channels in.
-            out_chs: Number of channels out.
-            act_layer: Activation after the norm.
-        """
-        dd = dict(device=device, dtype=dtype)
-        super().__init__()
-        self.fc = Linear(in_chs, out_chs, **dd)
-        self.bn = nn.BatchNorm2d(out_chs, **dd)
-        self.act = act_layer()
-
-    def fuse(self) -> "LinearNormAct":
-        """Fold the BatchNorm into the Linear, for inference."""
-        if isinstance(self.bn, nn.BatchNorm2d):
-            self.fc, self.bn = fold_norm_after(self.fc, self.bn), nn.Identity()
-            if isinstance(self.act, nn.GELU):
-                self.fc, self.act = _make_linear(self.fc.weight, self.fc.bias, LinearGelu), nn.Identity()
-        return self
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (B, in_chs, H, W); the result: (B, out_chs, H, W)."""
-        height, width = x.shape[2], x.shape[3]
-        return self.act(self.bn(to_map(self.fc(to_positions(x)), height, width)))
 
 
 class SpatialAttention(nn.Module):
@@ -785,20 +373,6 @@ class HierarchicalFeatureFusion(nn.Module):
         return shortcut + self.drop_path(fused) if self.shortcut else fused
 
 
-@contextmanager
-def _frozen_statistics(module: nn.Module):
-    """Keep the BatchNorms of the module from counting a batch: their statistics stay as they are."""
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, num_batches_tracked) in zip(norms, kept, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, num_batches_tracked
-
-
 class HiFuseStage(nn.Module):
     """One stage: each branch downsampled and run through its blocks, then the HFF block over the three maps.
 
@@ -930,7 +504,7 @@ class HiFuseStage(nn.Module):
         batch_size, height, width = local_map.shape[0], local_map.shape[2], local_map.shape[3]
         if runs_eagerly_on_cpu(local_map):
             bytes_per_image = self.dim * (height // self.stride) * (width // self.stride) * local_map.element_size()
-            return -(-batch_size // max(_STAGE_PIECE_BYTES // bytes_per_image, 1))
+            return -(-batch_size // max(STAGE_PIECE_BYTES // bytes_per_image, 1))
         # the compiler compiles each piece, so two, and of the first stage, which sets the peak of the memory; from 4
         # images up, since a piece of one image would be compiled for that size alone
         return 2 if is_compiled_for_cpu(local_map) and fused is None and batch_size > 3 else 1
@@ -967,7 +541,7 @@ class HiFuseStage(nn.Module):
 
         def contexts():
             # the running statistics have already counted this batch when the backward pass runs the block again
-            return nullcontext(), _frozen_statistics(self.fusion)
+            return nullcontext(), frozen_statistics(self.fusion)
 
         return checkpoint(self.fusion, local_map, global_map, fused, use_reentrant=False, context_fn=contexts)
 

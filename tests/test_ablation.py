@@ -24,7 +24,7 @@ from benchmarks.networks import create_network
 from benchmarks.session import Session
 from benchmarks.specs import build, parse_model_kwargs, parse_spec
 from hifuse_timm.__main__ import main as hifuse_timm_main
-from hifuse_timm.checkpoint import Architecture
+from hifuse_timm.convert import Architecture
 
 DIMS = (96, 192, 384, 768)
 ROWS = {row.slug: parse_model_kwargs(row.arguments) for row in CONFIGURATIONS}

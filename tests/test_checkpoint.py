@@ -11,14 +11,8 @@ from conftest import NARROW
 from parity import MODELS, authors_state_dict
 from safetensors.torch import save_file
 
-from hifuse_timm.checkpoint import (
-    Architecture,
-    checkpoint_filter_fn,
-    convert_state_dict,
-    read_checkpoint,
-    read_training_args,
-    save_weights,
-)
+from hifuse_timm.checkpoint import read_checkpoint, read_training_args, save_weights
+from hifuse_timm.convert import Architecture, checkpoint_filter_fn, convert_state_dict
 
 
 @pytest.fixture

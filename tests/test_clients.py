@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from hifuse_timm.checkpoint import save_weights
-from hifuse_timm.hub import DATASETS
+from hifuse_timm.datasets import DATASETS
 
 LABELS = list(DATASETS["isic2018"].labels)
 

@@ -16,8 +16,8 @@ from timm.data import create_transform, resolve_data_config
 
 from benchmarks.networks import NETWORKS
 from hifuse_timm.__main__ import main
-from hifuse_timm.hub import DATASETS
-from hifuse_timm.metrics import CLASS_METRICS, METRICS, _weighted_metrics, bootstrap_intervals, compute_metrics
+from hifuse_timm.datasets import DATASETS
+from hifuse_timm.evaluate.metrics import CLASS_METRICS, METRICS, _weighted_metrics, bootstrap_intervals, compute_metrics
 from hifuse_timm.paper import PAPER_METHODS, PAPER_RESULTS, paper_result
 
 LABELS = list(DATASETS["isic2018"].labels)
@@ -393,7 +393,7 @@ def test_published_classes_keep_their_indices_whatever_the_dataset_says(run, dat
 )
 def test_bad_argument_is_one_error_before_any_work(options, words, data, checkpoint, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hifuse_timm.evaluate._predict", None)  # nothing comes to that
+    monkeypatch.setattr("hifuse_timm.evaluate.evaluation._predict", None)  # nothing comes to that
     paths = dict(data=data, checkpoint=checkpoint)
     assert evaluate(data, checkpoint, *[option.format(**paths) for option in options]) == 1
     captured = capsys.readouterr()

@@ -314,7 +314,9 @@ def test_heat_lies_where_the_network_saw_the_image(mode, size, input_size, monke
         input_size=input_size, crop_mode=mode, crop_pct=0.8, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bilinear"
     )
     for channel in range(2):
-        monkeypatch.setattr("hifuse_timm.explain.grad_cam", lambda model, x, *args, c=channel: (x[:, c].numpy(), None))
+        monkeypatch.setattr(
+            "hifuse_timm.explain.overlay.grad_cam", lambda model, x, *args, c=channel: (x[:, c].numpy(), None)
+        )
         heat = heat_map(nn.Conv2d(3, 1, 1), Image.fromarray(ramp), transform=transform)
         assert heat.shape == (height, width)
         seen = heat[..., None] > 0
@@ -595,7 +597,7 @@ def test_layers_are_columns_and_all_is_the_grid_of_stages_and_branches(texts, im
 
 
 def test_many_images_go_to_several_files(run, image, tmp_path, monkeypatch):
-    monkeypatch.setattr("hifuse_timm.explain._ROWS_PER_FIGURE", 2)
+    monkeypatch.setattr("hifuse_timm.explain.figure._ROWS_PER_FIGURE", 2)
     code, _, out = run(*[image] * 5)
     assert code == 0
     assert sorted(p.name for p in tmp_path.glob("*out*")) == ["out-2.png", "out-3.png", "out.png"]

@@ -13,7 +13,10 @@ from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from hifuse_timm import hifuse
-from hifuse_timm.hifuse import GlobalBlock, InvertedResidualMlp, Linear, LinearGelu, make_window_mask
+from hifuse_timm.hifuse import GlobalBlock, InvertedResidualMlp
+from hifuse_timm.layers import onednn
+from hifuse_timm.layers.attention import make_window_mask
+from hifuse_timm.layers.linear import Linear, LinearGelu
 
 PARAMETERS = {
     "hifuse_tiny": 54_673_217,
@@ -296,7 +299,7 @@ def test_irmlp_in_pieces_is_the_irmlp(monkeypatch, checkpointing):
     inputs = [x, *irmlp.parameters()]
     whole = irmlp(x)
     expected = torch.autograd.grad(whole.square().sum(), inputs)
-    monkeypatch.setattr(hifuse, "_PIECE_BYTES", 4 * 96 * 20)  # 20 of 105 positions
+    monkeypatch.setattr(onednn, "_PIECE_BYTES", 4 * 96 * 20)  # 20 of 105 positions
     irmlp.grad_checkpointing = checkpointing
     calls = []
     irmlp.fc1.register_forward_hook(lambda *args: calls.append(None))
@@ -320,7 +323,7 @@ def test_compiled_irmlp_runs_in_pieces(monkeypatch):
         graphs.append(str(graph.graph))
         return graph
 
-    monkeypatch.setattr(hifuse, "_PIECE_BYTES", 4 * 96 * 20)
+    monkeypatch.setattr(onednn, "_PIECE_BYTES", 4 * 96 * 20)
     torch.testing.assert_close(torch.compile(irmlp, backend=backend, fullgraph=True)(x), expected, rtol=1e-5, atol=1e-5)
     assert len(graphs) == 1 and "hifuse_timm.mlp" in graphs[0]
 
@@ -351,7 +354,7 @@ def test_flop_counters_see_every_product():
 @fixture
 def count_pieces(monkeypatch):
     """Has every stage take one image at a time, and gives the numbers of pieces of the batches that were cut."""
-    monkeypatch.setattr(hifuse, "_STAGE_PIECE_BYTES", 1)
+    monkeypatch.setattr(hifuse, "STAGE_PIECE_BYTES", 1)
     cut = []
     in_pieces = hifuse.HiFuseStage.forward_in_pieces
 
@@ -425,7 +428,7 @@ def test_batchnorm_in_training_counts_the_whole_batch(narrow, count_pieces):
     x = randn(3, 3, 64, 64)
     outputs, statistics = [], []
     for piece_size in (2**40, 1):
-        hifuse._STAGE_PIECE_BYTES = piece_size
+        hifuse.STAGE_PIECE_BYTES = piece_size
         model = narrow()
         norm = model.stages[0].fusion.irmlp.bn2.train()
         outputs.append(model(x))
@@ -444,13 +447,13 @@ def test_packed_weight_follows_the_weight():
             torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias), rtol=1e-5, atol=1e-5)
 
     check(layer)
-    assert layer.weight not in hifuse._packed_weights  # before fuse() a layer has its weight only
+    assert layer.weight not in onednn._packed_weights  # before fuse() a layer has its weight only
     layer.fuse()
     check(layer)
-    packed = hifuse.pack_weight(layer.weight)
+    packed = onednn.pack_weight(layer.weight)
     assert packed.is_mkldnn
     check(layer)
-    assert hifuse.pack_weight(layer.weight) is packed
+    assert onednn.pack_weight(layer.weight) is packed
     layer.load_state_dict(Linear(24, 40).state_dict())
     check(layer)
     torch.optim.SGD(layer.parameters(), lr=1.0).step(lambda: layer(x).square().sum().backward())
@@ -470,18 +473,18 @@ def test_packed_weights_go_with_their_network(narrow):
     model = narrow().fuse()
     x = randn(1, 3, 64, 64)
     model(x)
-    kept = len(hifuse._packed_weights)
+    kept = len(onednn._packed_weights)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
-    assert len(hifuse._packed_weights) == kept  # compiled as eager
-    own = sum(weight in hifuse._packed_weights for weight in model.parameters())
+    assert len(onednn._packed_weights) == kept  # compiled as eager
+    own = sum(weight in onednn._packed_weights for weight in model.parameters())
     assert own
     with torch.inference_mode():
         torch.testing.assert_close(narrow().fuse()(x), model(x), rtol=1e-5, atol=1e-5)  # weights without versions
     del model, compiled
     torch._dynamo.reset()
     gc.collect()
-    assert len(hifuse._packed_weights) <= kept - own
+    assert len(onednn._packed_weights) <= kept - own
 
 
 @torch.no_grad()

@@ -8,15 +8,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 import hifuse_timm  # noqa: F401
-from hifuse_timm.checkpoint import convert_state_dict
-from hifuse_timm.hifuse import (
-    GlobalBlock,
-    HierarchicalFeatureFusion,
-    LocalBlock,
-    MapPatchMerging,
-    to_map,
-    to_positions,
-)
+from hifuse_timm.convert import convert_state_dict
+from hifuse_timm.hifuse import GlobalBlock, HierarchicalFeatureFusion, LocalBlock
+from hifuse_timm.layers.maps import MapPatchMerging, to_map, to_positions
 
 BLOCKS = load_file(DATA / "blocks.safetensors")
 

@@ -19,10 +19,10 @@ from miniatures import COVID_CLASSES, MINIATURES, encode, write_covid19ct, write
 from PIL import Image
 
 from hifuse_timm.__main__ import main
-from hifuse_timm.data import preparation, prepare
-from hifuse_timm.data.layouts import COUNTS, OFFICIAL_COUNTS
-from hifuse_timm.data.splits import apportion, draw, split_covid19ct, split_isic2018, split_kvasir
-from hifuse_timm.hub import DATASETS
+from hifuse_timm.datasets import DATASETS
+from hifuse_timm.prepare import preparation, prepare
+from hifuse_timm.prepare.layouts import COUNTS, OFFICIAL_COUNTS
+from hifuse_timm.prepare.splits import apportion, draw, split_covid19ct, split_isic2018, split_kvasir
 
 ISIC_INPUT = "ISIC2018_Task3_Training_Input"
 ISIC_TRUTH = "ISIC2018_Task3_Training_GroundTruth"

@@ -14,7 +14,7 @@ from parity import MODELS, authors_state_dict
 from safetensors.torch import load_file, save_file
 
 from hifuse_timm.__main__ import main
-from hifuse_timm.hub import DATASETS
+from hifuse_timm.datasets import DATASETS
 
 METRICS = {"accuracy": 0.8299, "f1": 0.7299, "by_class": {"MEL": 0.6}, "split": "test", "final": True}
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..hub import DATASETS
+from ..datasets import DATASETS
 
 __all__ = ["recipe_path"]
 

@@ -1,13 +1,10 @@
 """Pictures of an evaluation: confusion matrix, ROC curves and reliability diagram."""
 
-from pathlib import Path
-
 import torch
 
-from .files import replacing_file
 from .metrics import CALIBRATION_BINS, calibration_bins
 
-__all__ = ["draw_confusion", "draw_reliability", "draw_roc", "save_figure"]
+__all__ = ["draw_confusion", "draw_reliability", "draw_roc"]
 
 _STYLE = {
     "font.size": 10,
@@ -21,12 +18,6 @@ _STYLE = {
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
 _LINES = ("-", "--", ":", "-.")
 _MAX_LABELLED = 25  # classes beyond which cells and legend would be too small to read
-
-
-def save_figure(figure, path: Path) -> None:
-    """Write a picture, in the format that the file's name ends in, so that the file is whole at any time."""
-    with replacing_file(path) as beside:
-        figure.savefig(beside, format=path.suffix[1:].lower(), dpi=150)
 
 
 def draw_confusion(confusion: torch.Tensor, classes: list[str], title: str):

@@ -14,11 +14,11 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from ..datasets import DATASETS
 from ..files import replacing_folder
-from ..hub import DATASETS
 from ..version import __version__
+from .archives import Finding
 from .layouts import COUNTS, OFFICIAL_COUNTS, SPLITS, Inventory, Sample, read_layout
-from .sources import Finding
 from .splits import split_covid19ct, split_isic2018, split_kvasir
 
 __all__ = ["prepare"]

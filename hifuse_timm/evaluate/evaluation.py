@@ -1,15 +1,13 @@
 """Evaluation of any timm model on image folders, with the metrics of the paper's Section 4.2 and beside its figures.
 
 Everything here needs `pip install 'hifuse-timm[medical]'`. What the metrics do with classes that never occur or that
-are never predicted is in `hifuse_timm.metrics`.
+are never predicted is in `hifuse_timm.evaluate.metrics`.
 """
 
 import csv
-import importlib
 import io
 import json
 import os
-import statistics
 import textwrap
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -24,14 +22,16 @@ from timm.utils import reparameterize_model
 from torch import nn
 from torch.utils.data import Dataset
 
-from .checkpoint import Architecture, check_architecture, convert_state_dict, read_checkpoint, read_training_args
-from .files import replacing_file
-from .hifuse import HiFuse
-from .metrics import CLASS_METRICS, METRICS, bootstrap_intervals, compute_metrics
-from .paper import paper_result
-from .version import __version__
+from ..checkpoint import read_checkpoint, read_training_args
+from ..convert import Architecture, check_architecture, convert_state_dict
+from ..errors import require, shorten
+from ..files import save_figure, write_text
+from ..hifuse import HiFuse
+from ..paper import paper_result
+from ..version import __version__
+from .metrics import CLASS_METRICS, bootstrap_intervals, compute_metrics
 
-__all__ = ["PRECISIONS", "Evaluation", "average", "check_writable", "evaluate", "format_result", "save_json"]
+__all__ = ["PRECISIONS", "Evaluation", "evaluate"]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -65,7 +65,7 @@ class Evaluation:
         for file, target, row in zip(self.files, self.targets.tolist(), self.probs, strict=True):
             names = self.classes[target], self.classes[row.argmax()]
             writer.writerow([file, *names, *(f"{p:.9g}" for p in row.tolist())])
-        _write(path, lines.getvalue())
+        write_text(path, lines.getvalue())
 
     def save_plots(self, directory: str | Path) -> list[Path]:
         """Write confusion_matrix.png, roc.png and reliability.png to a folder, made where it is missing.
@@ -73,7 +73,7 @@ class Evaluation:
         Returns:
             The files.
         """
-        from .plots import draw_confusion, draw_reliability, draw_roc, save_figure
+        from .plots import draw_confusion, draw_reliability, draw_roc
 
         r = self.result
         title = f"{r['architecture']} on {r['title']}, {r['split']}"
@@ -144,7 +144,7 @@ def evaluate(
         OSError: If a folder or a file is missing, or the weights cannot be had.
         RuntimeError: If a library is missing, timm does not know the model, or it has no pretrained weights.
     """
-    tqdm, torchmetrics = _require("tqdm"), _require("torchmetrics")
+    tqdm, torchmetrics = require("tqdm", "medical"), require("torchmetrics", "medical")
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is not known: expected one of {', '.join(PRECISIONS)}")
     if workers is None:
@@ -177,12 +177,12 @@ def evaluate(
     weights = f"checkpoint {checkpoint}" if checkpoint is not None else f"model {model}"
     if network.num_classes != len(classes):
         raise ValueError(
-            f"{weights} has {network.num_classes} classes, the dataset has {len(classes)}: {_shorten(classes)}"
+            f"{weights} has {network.num_classes} classes, the dataset has {len(classes)}: {shorten(classes)}"
         )
     if unknown := [name for name in found if name not in classes]:
         raise ValueError(
-            f"{data_dir / split} has folders of other classes, {_shorten(unknown)}: expected those of {weights}, "
-            f"{_shorten(classes)}"
+            f"{data_dir / split} has folders of other classes, {shorten(unknown)}: expected those of {weights}, "
+            f"{shorten(classes)}"
         )
 
     data_config = resolve_data_config(
@@ -253,14 +253,6 @@ def evaluate(
     return Evaluation(result, files, classes, probs, targets)
 
 
-def _require(name: str):
-    """Import a module of the extra."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as e:
-        raise RuntimeError(f"{name} cannot be imported ({e}): pip install 'hifuse-timm[medical]'") from e
-
-
 def _find_device(name: str | None) -> torch.device:
     if name is None:
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -280,7 +272,7 @@ def _find_images(data_dir: Path, split: str) -> tuple[list[tuple[str, str]], lis
         raise FileNotFoundError(f"data_dir {data_dir} does not exist or is not a folder")
     if not folder.is_dir():
         has = [path.name for path in sorted(data_dir.iterdir()) if path.is_dir()]
-        raise FileNotFoundError(f"split {split!r} is no folder in {data_dir}, which has {_shorten(has) or 'none'}")
+        raise FileNotFoundError(f"split {split!r} is no folder in {data_dir}, which has {shorten(has) or 'none'}")
     samples, found = find_images_and_targets(str(folder))
     names = list(found)
     if not samples or "" in found:  # timm reads images beside the folders as a class without name
@@ -350,8 +342,7 @@ def _load_checkpoint(
         weight = state_dict.get(f"{classifier}.weight")
         if weight is not None and len(weight) != len(classes):
             raise ValueError(
-                f"checkpoint {checkpoint} has {len(weight)} classes, the dataset has {len(classes)}: "
-                f"{_shorten(classes)}"
+                f"checkpoint {checkpoint} has {len(weight)} classes, the dataset has {len(classes)}: {shorten(classes)}"
             )
     if isinstance(network, HiFuse):
         check_architecture(state_dict, network.state_dict())
@@ -410,7 +401,7 @@ def _predict(network, loader, device, dtype, files, data_dir, progress) -> tuple
             if (batch_targets == _UNREADABLE).any():
                 unreadable = (batch_targets == _UNREADABLE).nonzero().flatten().tolist()
                 bad = [files[sum(map(len, probs)) + i] for i in unreadable]
-                raise ValueError(f"{_shorten(bad)} in {data_dir} cannot be read as images: replace or remove them")
+                raise ValueError(f"{shorten(bad)} in {data_dir} cannot be read as images: replace or remove them")
             with autocast:
                 logits = network(images)
             if not logits.isfinite().all():
@@ -420,170 +411,3 @@ def _predict(network, loader, device, dtype, files, data_dir, progress) -> tuple
             targets.append(batch_targets.cpu())
             progress.update(len(images))
     return torch.cat(probs), torch.cat(targets)
-
-
-def average(runs: list[str | Path]) -> dict:
-    """Average evaluations of one architecture on one dataset, as of the two folds of Kvasir (Section 4.8).
-
-    Args:
-        runs: Files that `evaluate --json` wrote.
-
-    Returns:
-        A result as that of an evaluation, with the means of the metrics at the top, `spread` (standard deviation of the
-        sample, least and greatest) in the place of the intervals, and the figures of each run.
-
-    Raises:
-        ValueError: If there are fewer than two runs, one is given twice or is no evaluation, or they differ in
-            architecture, dataset or classes.
-        OSError: If a file cannot be read.
-    """
-    if len(runs) < 2:
-        raise ValueError(f"runs: {len(runs)} given, expected two or more")
-    contents = [_read_run(Path(run)) for run in runs]
-    first = contents[0]
-    for i, (run, content) in enumerate(zip(runs, contents, strict=True)):
-        for key in ("architecture", "dataset"):
-            if content[key] != first[key]:
-                raise ValueError(
-                    f"run {run} has the {key} {content[key]}, {runs[0]} has {first[key]}: average like runs"
-                )
-        if list(content["per_class"]) != list(first["per_class"]):
-            raise ValueError(
-                f"run {run} has the classes {_shorten(content['per_class'])}, {runs[0]} has "
-                f"{_shorten(first['per_class'])}: average like runs"
-            )
-        if content in contents[:i]:
-            raise ValueError(f"run {run} is the same as {runs[contents.index(content)]}: give each run once")
-
-    def mean(values: list[float | None]) -> float | None:
-        return None if None in values else round(statistics.fmean(values), 6)
-
-    def spread(values: list[float]) -> dict[str, float]:
-        return dict(std=round(statistics.stdev(values), 6), min=min(values), max=max(values))
-
-    values = {name: [content[name] for content in contents] for name in METRICS}
-    classes = {name: [content["per_class"][name] for content in contents] for name in first["per_class"]}
-    return dict(
-        **{name: mean(values[name]) for name in METRICS},
-        kind="average",
-        model=first["model"],
-        architecture=first["architecture"],
-        dataset=first["dataset"],
-        title=first["title"],
-        split=first["split"],
-        counts=dict(runs=len(runs), images=sum(c["counts"]["images"] for c in contents), classes=len(classes)),
-        spread={name: None if None in values[name] else spread(values[name]) for name in METRICS},
-        per_class={
-            name: dict(
-                images=sum(run["images"] for run in of_class),
-                predicted=sum(run["predicted"] for run in of_class),
-                **{metric: mean([run[metric] for run in of_class]) for metric in CLASS_METRICS},
-            )
-            for name, of_class in classes.items()
-        },
-        paper=first["paper"],
-        runs=[
-            dict(file=str(run), **{name: content[name] for name in METRICS}, conditions=content["conditions"])
-            for run, content in zip(runs, contents, strict=True)
-        ],
-    )
-
-
-def _read_run(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise ValueError(f"run {path} is no JSON: {e}") from e
-    if not isinstance(content, dict) or content.get("kind") != "evaluation":
-        raise ValueError(f"run {path} is no evaluation: expected a file that evaluate --json wrote")
-    return content
-
-
-_NAMES = dict(
-    accuracy="accuracy",
-    balanced_accuracy="balanced accuracy",
-    f1="F1",
-    precision="precision",
-    recall="recall",
-    specificity="specificity",
-    auroc="AUROC",
-    ece="calibration error",
-)
-
-
-def format_result(result: dict) -> str:
-    """What an evaluation or an average of several found, as tables for the terminal, in percent as in the paper."""
-    tabulate = _require("tabulate").tabulate
-
-    def table(header: list[str], rows: list[list[str]]) -> str:
-        return tabulate(rows, header, colalign=["left"] + ["right"] * (len(header) - 1), disable_numparse=True)
-
-    def percent(value: float | None) -> str:
-        return "n/a" if value is None else f"{100 * value:.2f}"
-
-    counts, paper = result["counts"], result["paper"] or {}
-    averaged = result["kind"] == "average"
-    what = f"mean of {counts['runs']} runs, " if averaged else ""
-    header = ["%", "mean", "std", "min", "max"] if averaged else ["%", "value", "95% interval"]
-    rows = []
-    for name in METRICS:
-        row = [_NAMES[name], percent(result[name])]
-        if averaged:
-            row += [percent((result["spread"][name] or {}).get(key)) for key in ("std", "min", "max")]
-        else:
-            interval = result["intervals"][name]
-            row.append("n/a" if interval is None else " - ".join(map(percent, interval)))
-        if name in paper:
-            row += [percent(paper[name]), f"{100 * (result[name] - paper[name]):+.2f}"]
-        elif paper:
-            row += ["", ""]
-        rows.append(row)
-    if paper:
-        header += [f"paper's {paper['method']}", "difference"]
-    class_rows = [
-        [name, f"{of_class['images']:,}", f"{of_class['predicted']:,}"]
-        + [percent(of_class[metric]) for metric in CLASS_METRICS]
-        for name, of_class in result["per_class"].items()
-    ]
-    return "\n".join(
-        [
-            f"{result['model']} on {result['title']}, {result['split']}: {what}{counts['images']:,} images, "
-            f"{counts['classes']} classes",
-            "",
-            table(header, rows),
-            "",
-            table(["class, %", "images", "predicted", *(_NAMES[metric] for metric in CLASS_METRICS)], class_rows),
-        ]
-    )
-
-
-def save_json(result: dict, path: str | Path) -> None:
-    """Write a result as JSON."""
-    _write(path, json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def check_writable(path: str | Path | None, directory: bool = False) -> None:
-    """Check before long work that a file, or a folder, can be written.
-
-    Raises:
-        OSError: If what it is to be written in is missing, or it is a folder where a file is to be, or the reverse.
-    """
-    if path is None:
-        return
-    path = Path(path)
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{path.absolute().parent}, to write {path.name} in, does not exist")
-    if path.exists() and path.is_dir() != directory:
-        kinds = ("file", "folder") if directory else ("folder", "file")
-        raise FileExistsError(f"{path} is a {kinds[0]}, expected a {kinds[1]}")
-
-
-def _write(path: str | Path, text: str) -> None:
-    """Write a text so that its file is whole at any time."""
-    with replacing_file(path) as beside:
-        beside.write_text(text, encoding="utf-8")
-
-
-def _shorten(names) -> str:
-    names = list(names)
-    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from ..hub import DATASETS
-from .sources import Finding, Part, SourceFile, find_part, is_image
+from ..datasets import DATASETS
+from .archives import Finding, Part, SourceFile, find_part, is_image
 
 __all__ = ["COUNTS", "OFFICIAL_COUNTS", "SPLITS", "Inventory", "Sample", "read_layout"]
 

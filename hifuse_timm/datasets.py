@@ -1,0 +1,86 @@
+"""The datasets of the paper that weights are published for, as facts."""
+
+from dataclasses import dataclass
+
+__all__ = ["DATASETS", "Dataset"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset of the paper that weights are published for.
+
+    Attributes:
+        name: Name to show.
+        description: What it holds, in a sentence.
+        labels: Description of each class by its short name, in the order of the class indices: that of the short names
+            sorted, in which timm reads a folder of them.
+        license: The Hub's identifier of the licence.
+        license_note: What the licence says, or why there is none to name.
+        url: Where it comes from.
+        citation: What its authors ask to cite.
+    """
+
+    name: str
+    description: str
+    labels: dict[str, str]
+    license: str
+    license_note: str
+    url: str
+    citation: str
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.labels)
+
+
+# By tag; the first is the default of the registered models.
+DATASETS = {
+    "isic2018": Dataset(
+        name="ISIC 2018",
+        description="Task 3 of the ISIC 2018 challenge: 10,015 dermoscopic images of skin lesions (HAM10000).",
+        labels={
+            "AKIEC": "actinic keratosis or intraepithelial carcinoma",
+            "BCC": "basal cell carcinoma",
+            "BKL": "benign keratosis",
+            "DF": "dermatofibroma",
+            "MEL": "melanoma",
+            "NV": "melanocytic nevus",
+            "VASC": "vascular lesion",
+        },
+        license="cc-by-nc-4.0",
+        license_note="CC BY-NC 4.0",
+        url="https://challenge.isic-archive.com/data/#2018",
+        citation="Codella et al., Skin Lesion Analysis Toward Melanoma Detection 2018, arXiv:1902.03368; Tschandl et "
+        "al., The HAM10000 dataset, Scientific Data 5, 180161 (2018)",
+    ),
+    "covid19ct": Dataset(
+        name="COVID19-CT",
+        description="746 slices of chest CT scans, 349 of them of COVID-19 patients, collected from publications.",
+        labels={"CT_COVID": "COVID-19", "CT_NonCOVID": "no COVID-19"},
+        license="unknown",
+        license_note="not stated by its authors as far as we could find; the images come from publications with "
+        "licences of their own",
+        url="https://github.com/UCSD-AI4H/COVID-CT",
+        citation="He et al., Sample-Efficient Deep Learning for COVID-19 Diagnosis Based on CT Scans, medRxiv (2020); "
+        "Yang et al., COVID-CT-Dataset, arXiv:2003.13865",
+    ),
+    "kvasir": Dataset(
+        name="Kvasir",
+        description="4,000 endoscopic images of the gastrointestinal tract, 500 a class (version 1).",
+        labels={
+            "dyed-lifted-polyps": "dyed and lifted polyps",
+            "dyed-resection-margins": "dyed resection margins",
+            "esophagitis": "esophagitis",
+            "normal-cecum": "normal cecum",
+            "normal-pylorus": "normal pylorus",
+            "normal-z-line": "normal Z-line",
+            "polyps": "polyps",
+            "ulcerative-colitis": "ulcerative colitis",
+        },
+        license="other",
+        license_note="its own terms: research and education only, other uses by written permission",
+        url="https://datasets.simula.no/kvasir",
+        citation="Pogorelov et al., KVASIR: A Multi-Class Image Dataset for Computer Aided Gastrointestinal Disease "
+        "Detection, ACM MMSys (2017)",
+    ),
+}

@@ -1,0 +1,30 @@
+"""What errors say: which extra to install, what another library said in one line, long lists cut."""
+
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+__all__ = ["first_line", "require", "shorten"]
+
+
+def require(name: str, extra: str) -> ModuleType:
+    """Import a module that an extra brings.
+
+    Raises:
+        RuntimeError: If it cannot be imported; names the extra.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as e:
+        raise RuntimeError(f"{name} cannot be imported ({e}): pip install 'hifuse-timm[{extra}]'") from e
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the error's name where there is none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def shorten(names: Iterable, most: int = 12) -> str:
+    """Names in a row, and how many more there are behind the first of them."""
+    names = list(map(str, names))
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

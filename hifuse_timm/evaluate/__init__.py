@@ -1,0 +1,9 @@
+"""Evaluation of any timm model on image folders, with the metrics of the paper's Section 4.2 and beside its figures."""
+
+from ..files import check_writable
+from ..files import write_json as save_json
+from .average import average
+from .evaluation import PRECISIONS, Evaluation, evaluate
+from .table import format_result
+
+__all__ = ["PRECISIONS", "Evaluation", "average", "check_writable", "evaluate", "format_result", "save_json"]

@@ -1,0 +1,63 @@
+"""An evaluation, or an average of several, as tables for the terminal."""
+
+from ..errors import require
+from .metrics import CLASS_METRICS, METRICS
+
+__all__ = ["format_result"]
+
+_NAMES = dict(
+    accuracy="accuracy",
+    balanced_accuracy="balanced accuracy",
+    f1="F1",
+    precision="precision",
+    recall="recall",
+    specificity="specificity",
+    auroc="AUROC",
+    ece="calibration error",
+)
+
+
+def format_result(result: dict) -> str:
+    """What an evaluation or an average of several found, as tables for the terminal, in percent as in the paper."""
+    tabulate = require("tabulate", "medical").tabulate
+
+    def table(header: list[str], rows: list[list[str]]) -> str:
+        return tabulate(rows, header, colalign=["left"] + ["right"] * (len(header) - 1), disable_numparse=True)
+
+    def percent(value: float | None) -> str:
+        return "n/a" if value is None else f"{100 * value:.2f}"
+
+    counts, paper = result["counts"], result["paper"] or {}
+    averaged = result["kind"] == "average"
+    what = f"mean of {counts['runs']} runs, " if averaged else ""
+    header = ["%", "mean", "std", "min", "max"] if averaged else ["%", "value", "95% interval"]
+    rows = []
+    for name in METRICS:
+        row = [_NAMES[name], percent(result[name])]
+        if averaged:
+            row += [percent((result["spread"][name] or {}).get(key)) for key in ("std", "min", "max")]
+        else:
+            interval = result["intervals"][name]
+            row.append("n/a" if interval is None else " - ".join(map(percent, interval)))
+        if name in paper:
+            row += [percent(paper[name]), f"{100 * (result[name] - paper[name]):+.2f}"]
+        elif paper:
+            row += ["", ""]
+        rows.append(row)
+    if paper:
+        header += [f"paper's {paper['method']}", "difference"]
+    class_rows = [
+        [name, f"{of_class['images']:,}", f"{of_class['predicted']:,}"]
+        + [percent(of_class[metric]) for metric in CLASS_METRICS]
+        for name, of_class in result["per_class"].items()
+    ]
+    return "\n".join(
+        [
+            f"{result['model']} on {result['title']}, {result['split']}: {what}{counts['images']:,} images, "
+            f"{counts['classes']} classes",
+            "",
+            table(header, rows),
+            "",
+            table(["class, %", "images", "predicted", *(_NAMES[metric] for metric in CLASS_METRICS)], class_rows),
+        ]
+    )

@@ -1,0 +1,11 @@
+"""Where a network looks: Grad-CAM heat maps of any timm model, and figures like the paper's Figure 4 (Section 4.5).
+
+Everything here needs `pip install 'hifuse-timm[explain]'`.
+"""
+
+from .cam import find_layer, grad_cam
+from .figure import explain
+from .images import load_image
+from .overlay import heat_map
+
+__all__ = ["explain", "find_layer", "grad_cam", "heat_map", "load_image"]

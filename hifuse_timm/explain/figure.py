@@ -1,0 +1,270 @@
+"""Figures like the paper's Figure 4 (Section 4.5): a row for each image, a column for each network or layer."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..errors import require
+from ..files import save_figure
+from .cam import find_branches, find_layer, grad_cam, resolve_layer
+from .images import load_image, to_mode
+from .networks import Network, load_network
+from .overlay import preprocess, project, seen_part
+
+__all__ = ["explain"]
+
+_THUMBNAIL_SIZE = 448  # pixels a side of a picture in a figure, at most
+
+_ROWS_PER_FIGURE = 20  # keeps a figure of many images within memory, and within what a viewer opens
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """What a column of a figure shows: a layer of a network."""
+
+    network: Network
+    layer: str
+    heading: str
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of a figure: a picture and the heat maps over it, with what is written above each."""
+
+    picture: np.ndarray  # H W 3
+    seen: list[tuple[int, int, int, int]]  # of each heat map, the part of the picture that the network saw
+    heats: list[np.ndarray]  # H W
+    titles: list[str]  # of the picture, empty where it stands in a row above already, and of each heat map
+
+
+def explain(
+    images: Iterable[str | Path],
+    model: str,
+    checkpoint: str | Path | None = None,
+    *,
+    out: str | Path,
+    compare: Iterable[tuple[str, str | Path | None]] = (),
+    class_name: int | str | None = None,
+    layers: Sequence[str] = (),
+    data_dir: str | Path | None = None,
+    use_ema: bool = False,
+    device: str | torch.device | None = None,
+) -> list[Path]:
+    """Draw a figure like the paper's Figure 4: a row for each image, a column for each network or layer.
+
+    Each network takes its images as it was trained: by the settings of timm's train.py where the checkpoint holds
+    them, else by its pretrained config. Each heat map is scaled to its own highest place. Above it stand the class that
+    the network predicts and its probability. What a network's crop cuts off is darkened. One image is in memory at a
+    time, and a figure holds 20 rows: those of further images go to further files, named OUT-2, OUT-3 and so on.
+
+    A file that cannot be read as an image is named on stderr and skipped.
+
+    Args:
+        images: Image files (`load_image` says which), and folders of them, searched through for all files but hidden
+            ones.
+        model: Name of a timm model.
+        checkpoint: What timm's train.py saved, or safetensors; by default the model's pretrained weights.
+        out: File to write, in a format of matplotlib's by its ending, as .png or .pdf.
+        compare: Further networks, name and checkpoint each, shown by their last layer before the head.
+        class_name: Class to explain, by index or name; by default each network's predicted class.
+        layers: Layers of the model to show, a column each, as for `grad_cam`; by default the last one before the head.
+            'all', alone, is every stage of a HiFuse in a row and every branch in a column.
+        data_dir: Prepared dataset, whose dataset.json names the classes; by default the names in the pretrained config.
+        use_ema: Whether to take the averaged weights that train.py keeps beside the trained ones.
+        device: Device to run on, by default CUDA where there is one, else the CPU.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError: If an argument is wrong, weights do not fit, or none of the files is an image.
+        OSError: If a checkpoint or dataset.json cannot be read, or a file not be written.
+        RuntimeError: If the extra is not installed.
+    """
+    require("pytorch_grad_cam", "explain")
+    figure_class = require("matplotlib.figure", "explain").Figure
+    tqdm = require("tqdm", "explain").tqdm
+    if use_ema and checkpoint is None:
+        raise ValueError("use_ema needs a checkpoint of train.py, which keeps averaged weights: give checkpoint")
+    out = Path(out)
+    formats = sorted(figure_class().canvas.get_supported_filetypes())
+    if out.suffix[1:].lower() not in formats:
+        raise ValueError(f"out {out} must end in a format of pictures: one of .{', .'.join(formats)}")
+    if not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{out.absolute().parent}, to write {out.name} in, does not exist")
+    compare = list(compare)
+    if "all" in layers and (len(layers) > 1 or compare):
+        raise ValueError("layer 'all' is a grid of the model's own stages and branches: give no other layer or network")
+    images = list(images)
+    files = list(_find_files(images))
+    if not files:
+        raise ValueError(f"no files in {', '.join(map(str, images))}")
+
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    data_dir = None if data_dir is None else Path(data_dir)
+    networks = [load_network(*source, use_ema, data_dir, device) for source in [(model, checkpoint), *compare]]
+    class_indices = {id(network): _find_class(network, class_name) for network in networks}
+    panels = _make_panels(networks, layers, [checkpoint, *(file for _, file in compare)])
+
+    written, rows = [], []
+
+    def write() -> None:
+        path = out.with_name(f"{out.stem}-{len(written) + 1}{out.suffix}") if written else out
+        headings = [panel.heading for panel in next(iter(panels.values()))]
+        save_figure(_draw(figure_class, rows, headings), path)
+        written.append(path)
+        rows.clear()
+
+    with tqdm(files, unit="image", disable=None) as progress:
+        for path in progress:
+            try:
+                image = load_image(path)
+            except (ValueError, OSError) as e:
+                reason = f"{path}: {e.strerror}" if isinstance(e, OSError) and e.strerror else e
+                tqdm.write(f"skipped: {reason}", file=sys.stderr)
+                continue
+            if rows and len(rows) + len(panels) > _ROWS_PER_FIGURE:
+                write()
+            rows += _explain_image(path, image, panels, class_indices)
+    if not rows:
+        raise ValueError("none of the files is an image")
+    write()
+    return written
+
+
+def _find_files(images: Iterable[str | Path]) -> Iterator[Path]:
+    for image in map(Path, images):
+        if image.is_dir():
+            inside = sorted(path for path in image.rglob("*") if path.is_file())
+            yield from (p for p in inside if not any(part.startswith(".") for part in p.relative_to(image).parts))
+        else:
+            yield image
+
+
+def _find_class(network: Network, class_name: int | str | None) -> int | None:
+    num_classes = network.model.num_classes
+    if class_name is None:
+        return None
+    if network.labels and class_name in network.labels:
+        return network.labels.index(class_name)
+    if str(class_name).isdecimal() and int(class_name) < num_classes:
+        return int(class_name)
+    known = f", or one of {', '.join(network.labels)}" if network.labels and num_classes <= 20 else ""
+    raise ValueError(f"class {class_name} is not one of {network.name}: expected 0 to {num_classes - 1}{known}")
+
+
+def _make_panels(
+    networks: list[Network], layers: Sequence[str], checkpoints: list[str | Path | None]
+) -> dict[str, list[_Panel]]:
+    """The panels of each row that an image takes, by what is written in front of their titles."""
+    first = networks[0]
+    if "all" in layers:
+        branches = find_branches(first.model)
+        if not branches:
+            raise ValueError(f"layer 'all' is for HiFuse, {first.name} has no branches: name layers of it")
+        rows = {}
+        for branch, layer in branches.items():
+            stage, _, heading = branch.partition(".")
+            rows.setdefault(stage.replace("stage", "stage "), []).append(_Panel(first, layer, heading))
+        return rows
+    counts = Counter(network.name for network in networks)
+    panels = []
+    for network, checkpoint in zip(networks, checkpoints, strict=True):
+        heading = network.name
+        if counts[network.name] > 1 and checkpoint is not None:
+            heading += f"\n{_shorten(str(checkpoint), 30)}"
+        if network is first and layers:
+            panels += [
+                _Panel(network, resolve_layer(network.model, i), f"{heading}\n{_shorten(i, 30)}") for i in layers
+            ]
+        else:
+            x, _ = preprocess(Image.new(network.mode, (256, 256)), network.transform)
+            noise = torch.randn(1, *x.shape, generator=torch.Generator().manual_seed(0))
+            panels.append(_Panel(network, find_layer(network.model, noise), heading))
+    return {"": panels}
+
+
+def _explain_image(
+    path: Path, image: Image.Image, panels: dict[str, list[_Panel]], class_indices: dict[int, int | None]
+) -> list[_Row]:
+    scale = min(1, _THUMBNAIL_SIZE / max(image.size))
+    size = [max(round(side * scale), 1) for side in image.size]
+    thumbnail = to_mode(image, "RGB").resize(size, Image.Resampling.BICUBIC)
+    ratio = np.array([thumbnail.width / image.width, thumbnail.height / image.height] * 2)
+    name = _shorten(path.name, 30) + (f"\nframe {image.info['frame']}" if "frame" in image.info else "")
+    inputs = {}
+    rows = []
+    for label, row_panels in panels.items():
+        seen, heats, titles = [], [], [name if not rows else ""]
+        for panel in row_panels:
+            network = panel.network
+            if id(network) not in inputs:
+                x, box = preprocess(to_mode(image, network.mode), network.transform)
+                inputs[id(network)] = x, tuple(box * ratio)
+            x, box = inputs[id(network)]
+            index = class_indices[id(network)]
+            maps, probabilities = grad_cam(network.model, x.unsqueeze(0), index, panel.layer)
+            predicted = int(probabilities[0].argmax())
+            title = f"{_shorten(network.name_class(predicted), 22)} {probabilities[0, predicted]:.1%}"
+            if index not in (None, predicted):
+                title += f"\nmap of {_shorten(network.name_class(index), 16)} {probabilities[0, index]:.1%}"
+            seen.append(seen_part(box, thumbnail.size))
+            heats.append(project(maps[0], box, thumbnail.size))
+            titles.append(f"{label}: {title}" if label else title)
+        rows.append(_Row(np.asarray(thumbnail), seen, heats, titles))
+    return rows
+
+
+def _shorten(text: str, length: int) -> str:
+    """The text with its middle left out where it is longer."""
+    return text if len(text) <= length else f"{text[: length // 2 - 1]}…{text[-(length - length // 2) :]}"
+
+
+def _draw(figure_class, rows: list[_Row], headings: list[str]):
+    """Draw the rows: the picture and its heat maps, one scale of colours beside them all."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+
+    colors = colormaps["jet"]
+    side, line_height = 2.2, 0.18  # inches
+    heights = [line_height * max(heading.count("\n") + 1 for heading in headings)]
+    heights += [side * min(max(row.picture.shape[0] / row.picture.shape[1], 0.3), 1.5) for row in rows]
+    num_lines = sum(max(title.count("\n") + 1 for title in row.titles) for row in rows)
+    figure = figure_class(
+        (side * (len(headings) + 1) + 0.8, sum(heights) + line_height * num_lines), layout="constrained"
+    )
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    axes = figure.subplots(len(rows) + 1, len(headings) + 1, squeeze=False, gridspec_kw=dict(height_ratios=heights))
+    for axis in axes.flat:
+        axis.set_axis_off()
+
+    def write(axis, text: str, **kwargs) -> None:
+        # without a part in the layout, which would make room for a long text between the pictures
+        axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", **kwargs).set_in_layout(False)
+
+    for axis, heading in zip(axes[0, 1:], headings, strict=True):
+        write(axis, heading, fontsize=8, fontweight="bold")
+    for row, row_axes in zip(rows, axes[1:], strict=True):
+        grey = row.picture.mean(axis=2, keepdims=True) / 255
+        for axis, title in zip(row_axes, row.titles, strict=True):
+            axis.set_title(title, fontsize=8, pad=3)
+        if row.titles[0]:
+            row_axes[0].imshow(row.picture)
+        for axis, heat, (x0, y0, x1, y1) in zip(row_axes[1:], row.heats, row.seen, strict=True):
+            # over grey, so that every colour is the heat map's
+            blended = 0.3 * grey.repeat(3, axis=2)
+            blended[y0:y1, x0:x1] = 0.5 * (grey + colors(heat)[..., :3])[y0:y1, x0:x1]
+            axis.imshow(blended)
+            if not heat.any():
+                write(axis, "empty", color="white")
+    scale = figure.colorbar(ScalarMappable(cmap=colors), ax=axes, aspect=30, shrink=min(1, 6 / sum(heights)), pad=0.01)
+    scale.set_ticks([0, 0.5, 1])
+    scale.ax.tick_params(labelsize=8)
+    scale.set_label("Grad-CAM (1: each map's highest place)", fontsize=8)
+    return figure

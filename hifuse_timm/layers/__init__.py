@@ -1,0 +1,1 @@
+"""What the blocks of the network are made of: attention, maps, linear layers, and their speed on CPUs."""

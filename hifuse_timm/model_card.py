@@ -1,0 +1,134 @@
+"""The README of a published repository: what the weights are, how they were made, and what they reach."""
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from torch import nn
+
+from .datasets import DATASETS
+from .hub import README_URL
+
+__all__ = ["make_card"]
+
+_PAPER_URL = "https://arxiv.org/abs/2209.10218"
+
+# What of train.py's arguments makes up the recipe; the rest is of the machine, its paths (private) or its logs.
+_RECIPE = (
+    "epochs batch_size grad_accum_steps opt lr weight_decay layer_decay momentum sched min_lr warmup_epochs "
+    "warmup_lr cooldown_epochs clip_grad drop drop_path mixup cutmix smoothing aa reprob color_jitter hflip vflip "
+    "scale ratio img_size input_size model_ema model_ema_decay amp seed"
+).split()
+
+
+def make_card(
+    repo_id: str,
+    model: nn.Module,
+    dataset: str,
+    results: dict[str, float],
+    evaluation: dict,
+    training_args: dict,
+    use_ema: bool,
+    checksum: str,
+) -> ModelCard:
+    data = DATASETS[dataset]
+    name = model.pretrained_cfg["architecture"]
+    card_data = ModelCardData(
+        license=data.license,
+        license_name=f"{dataset}-terms" if data.license == "other" else None,
+        license_link=data.url if data.license == "other" else None,
+        library_name="timm",
+        pipeline_tag="image-classification",
+        tags=["timm", "transformers", "image-classification", "medical", "hifuse"],
+        model_name=f"{name}.{dataset}" if results else None,
+        eval_results=[
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=dataset,
+                dataset_name=data.name,
+                dataset_split=evaluation.get("split"),
+                metric_type=metric,
+                metric_value=value,
+            )
+            for metric, value in results.items()
+        ]
+        or None,
+    )
+    num_params = sum(p.numel() for p in model.parameters())
+    size = "x".join(map(str, model.pretrained_cfg["input_size"][1:]))
+    labels = _table("index", "class", "meaning", rows=[(i, k, v) for i, (k, v) in enumerate(data.labels.items())])
+    metrics = (
+        _describe_evaluation(results, evaluation)
+        if evaluation
+        else _table("metric", "value", rows=[(k, f"{v:.6g}") for k, v in results.items()])
+    )
+    recipe = {k: training_args[k] for k in _RECIPE if training_args.get(k) not in (None, False, "", [])}
+    settings = _table("setting", "value", rows=list(recipe.items()))
+    weights = "averaged (EMA)" if use_ema else "trained"
+    return ModelCard(
+        f"""---
+{card_data.to_yaml()}
+---
+
+# {name}.{dataset}
+
+[HiFuse]({_PAPER_URL}), a three-branch network for medical image classification that fuses the maps of a convolutional
+and a shifted-window branch, trained on {data.name}. {num_params:,} parameters, {model.num_classes} classes, images of
+{size} pixels. For research: it is no medical device, and no diagnosis may rest on it.
+
+## Load it
+
+```python
+import timm, hifuse_timm  # pip install git+{README_URL}
+model = timm.create_model("hf-hub:{repo_id}", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+```
+
+With `import hifuse_timm`, transformers loads it too: `AutoModelForImageClassification.from_pretrained("{repo_id}")`.
+
+## Data and licence
+
+[{data.name}]({data.url}). {data.description}
+
+Licence of the data: {data.license_note}. It carries over to these weights. Please cite {data.citation}.
+
+{labels}
+
+## Metrics
+
+{metrics or "None were given."}
+
+## Training
+
+{settings or "The checkpoint holds no settings."}
+
+## Files
+
+`model.safetensors` holds the {weights} weights. SHA-256: `{checksum}`
+"""
+    )
+
+
+def _describe_evaluation(results: dict[str, float], evaluation: dict) -> str:
+    """What `evaluate` or `average` found: how it was measured, and a table with the paper's figures beside ours."""
+    counts, paper = evaluation["counts"], evaluation["paper"] or {}
+    if evaluation["kind"] == "average":
+        how = f"Means of {counts['runs']} runs on {counts['images']:,} images in all"
+        header = ["metric", "mean", "standard deviation"]
+        spread = {name: f"{values['std']:.4f}" for name, values in evaluation["spread"].items() if values}
+    else:
+        intervals = evaluation["intervals"]
+        how = f"On {counts['images']:,} images"
+        header = ["metric", "value", f"{intervals['level']:.0%} interval"]
+        spread = {name: " - ".join(f"{bound:.4f}" for bound in intervals.get(name) or []) for name in results}
+    rows = [[name, f"{value:.4f}", spread.get(name, "")] for name, value in results.items()]
+    if paper:
+        header.append("paper")
+        rows = [[*row, f"{paper[row[0]]:.4f}" if row[0] in paper else ""] for row in rows]
+    return (
+        f"{how} of the split {evaluation['split']}, by `python -m hifuse_timm evaluate`. F1, precision, recall and "
+        "AUROC are means over the classes (macro averages); ece is the expected calibration error.\n\n"
+    ) + _table(*header, rows=rows)
+
+
+def _table(*header: str, rows: list[tuple]) -> str:
+    """Rows as a Markdown table, nothing where there are none."""
+    lines = [header, ("---",) * len(header), *rows] if rows else []
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

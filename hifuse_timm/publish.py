@@ -1,0 +1,184 @@
+"""Weights out to the Hugging Face Hub: safetensors, timm's config and a model card, in one commit."""
+
+import json
+import math
+import tempfile
+from pathlib import Path
+
+import timm
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.utils import validate_repo_id
+from timm.data import resolve_data_config
+from timm.models import resolve_pretrained_cfg
+from torch import nn
+
+from .checkpoint import read_checkpoint, read_training_args, save_weights
+from .convert import Architecture, check_architecture, convert_state_dict
+from .datasets import DATASETS
+from .errors import first_line
+from .files import replacing_folder, sha256
+from .hub import NAMESPACE
+from .model_card import make_card
+
+__all__ = ["publish"]
+
+_PUBLISHED_NAMES = {"README.md", "config.json", "model.safetensors"}
+
+
+def publish(
+    model_name: str,
+    checkpoint: str | Path,
+    dataset: str,
+    use_ema: bool = False,
+    metrics: str | Path | None = None,
+    repo_id: str | None = None,
+    private: bool = False,
+    dry_run: str | Path | None = None,
+) -> str:
+    """Publish a checkpoint on the Hub: weights, timm's config and a model card, in one commit.
+
+    Args:
+        model_name: Name of a registered model, without tag.
+        checkpoint: What timm's train.py saved, a safetensors file, or a checkpoint of the authors' code.
+        dataset: Tag of the dataset that it was trained on, a key of `DATASETS`.
+        use_ema: Whether to take the averaged weights that train.py keeps beside the trained ones.
+        metrics: JSON file of an object whose numbers become the card's metrics; what `evaluate` and `average` write
+            also gives the card their intervals and the paper's figures. Anything else in it is left out.
+        repo_id: Repository, `NAMESPACE/model_name.dataset` by default.
+        private: Whether a new repository is private.
+        dry_run: Directory to write the files to instead of uploading them.
+
+    Returns:
+        Address of the commit, or the directory of a dry run.
+
+    Raises:
+        ValueError: If a name, a tag, the repository id, the metrics or the weights are not what they should be.
+        OSError: If a file is missing, a directory in the way, no token given, or the upload failed.
+    """
+    known = timm.list_models("hifuse_*")
+    if model_name not in known:
+        raise ValueError(f"model {model_name!r} is not registered: expected one of {', '.join(known)}")
+    if dataset not in DATASETS:
+        raise ValueError(f"dataset {dataset!r} is not known: expected one of {', '.join(DATASETS)}")
+    repo_id = repo_id or f"{NAMESPACE}/{model_name}.{dataset}"
+    validate_repo_id(repo_id)
+    results, evaluation = ({}, {}) if metrics is None else _read_metrics(Path(metrics), model_name, dataset)
+    if dry_run is not None:
+        _check_replaceable(Path(dry_run))
+    elif get_token() is None:
+        raise PermissionError("publish needs a token of the Hub that may write: run `hf auth login`, or set HF_TOKEN")
+    state_dict, _ = convert_state_dict(read_checkpoint(checkpoint, use_ema=use_ema))
+    architecture = Architecture.of(state_dict)
+    if architecture.num_classes != DATASETS[dataset].num_classes:
+        raise ValueError(
+            f"checkpoint {checkpoint} has {architecture.num_classes or 'no'} classes, {dataset} has "
+            f"{DATASETS[dataset].num_classes}: {', '.join(DATASETS[dataset].labels)}"
+        )
+    training_args = read_training_args(checkpoint)
+    model, model_args = _create_on_meta(model_name, dataset, architecture, training_args)
+    check_architecture(state_dict, model.state_dict())
+
+    def write(directory: Path) -> None:
+        save_weights(state_dict, directory / "model.safetensors")
+        config = json.dumps(_make_config(model, dataset, model_args), indent=2)
+        (directory / "config.json").write_text(config + "\n", encoding="utf-8")
+        checksum = sha256(directory / "model.safetensors")
+        card = make_card(repo_id, model, dataset, results, evaluation, training_args, use_ema, checksum)
+        card.save(directory / "README.md")
+
+    if dry_run is not None:
+        with replacing_folder(dry_run) as directory:
+            write(directory)
+        return str(dry_run)
+    with tempfile.TemporaryDirectory() as directory:
+        write(Path(directory))
+        try:
+            api = HfApi(library_name="hifuse-timm")
+            api.create_repo(repo_id, private=private or None, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=repo_id, folder_path=directory, commit_message=f"{model_name} trained on {dataset}"
+            )
+        except Exception as e:  # the client's HTTP library, and so its errors, differ from version to version
+            raise OSError(
+                f"upload to {repo_id} failed: {first_line(e)}; check that the token may write there, then try again"
+            ) from e
+    return str(commit.commit_url)
+
+
+def _read_metrics(path: Path, model_name: str, dataset: str) -> tuple[dict[str, float], dict]:
+    """The numbers of a JSON file, and all that is in it if evaluate or average wrote it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise ValueError(f"metrics {path} are no JSON: {e}") from e
+    if not isinstance(content, dict):
+        raise ValueError(f"metrics {path} hold a {type(content).__name__}, expected an object as {{'accuracy': 0.83}}")
+    results = {k: v for k, v in content.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    if not results or not all(map(math.isfinite, results.values())):
+        raise ValueError(f"metrics {path} hold {content}, expected finite numbers as {{'accuracy': 0.83}}")
+    if content.get("kind") not in ("evaluation", "average"):
+        return results, {}
+    measured = content["architecture"], content["dataset"] or dataset  # folders of one's own have no tag
+    if measured != (model_name, dataset):
+        raise ValueError(
+            f"metrics {path} are of {measured[0]} on {measured[1]}, expected those of {model_name} on {dataset}"
+        )
+    return results, content
+
+
+def _create_on_meta(
+    model_name: str, dataset: str, architecture: Architecture, training_args: dict
+) -> tuple[nn.Module, dict]:
+    """The network without weights, its pretrained config that of the checkpoint, and its arguments off the defaults."""
+    model_args = dict(training_args.get("model_kwargs") or {})
+    if architecture.in_chans != 3:
+        model_args["in_chans"] = architecture.in_chans
+    if training_args.get("gp"):
+        model_args["global_pool"] = training_args["gp"]
+    cfg = resolve_pretrained_cfg(model_name)
+    data_config = resolve_data_config(
+        dict(training_args, in_chans=architecture.in_chans),
+        pretrained_cfg=dict(
+            cfg.to_dict(),
+            input_size=(architecture.in_chans, *cfg.input_size[1:]),
+            # one value for all channels
+            mean=cfg.mean[:1] * architecture.in_chans,
+            std=cfg.std[:1] * architecture.in_chans,
+        ),
+    )
+    overlay = dict(
+        data_config, tag=dataset, num_classes=DATASETS[dataset].num_classes, license=DATASETS[dataset].license
+    )
+    return timm.create_model(model_name, pretrained_cfg_overlay=overlay, device="meta", **model_args), model_args
+
+
+def _make_config(model: nn.Module, dataset: str, model_args: dict) -> dict:
+    """The config.json that timm and transformers read.
+
+    timm's own writer repeats num_classes under model_args, and transformers then passes it twice.
+    """
+    cfg = {k: v for k, v in model.pretrained_cfg.items() if k not in ("hf_hub_id", "hf_hub_filename", "architecture")}
+    cfg["pool_size"] = [-(-size // model.stride) for size in cfg["input_size"][1:]]
+    return dict(
+        architecture=model.pretrained_cfg["architecture"],
+        num_classes=model.num_classes,
+        num_features=model.num_features,
+        global_pool=model.head.global_pool.pool_type,
+        label_names=list(DATASETS[dataset].labels),
+        label_descriptions=DATASETS[dataset].labels,
+        **(dict(model_args=model_args) if model_args else {}),
+        pretrained_cfg=cfg,
+    )
+
+
+def _check_replaceable(directory: Path) -> None:
+    """Check that a directory can be written: new, empty, or of an earlier dry run."""
+    if not directory.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{directory.absolute().parent}, to write {directory.name} in, does not exist")
+    if directory.exists() and not directory.is_dir():
+        raise FileExistsError(f"{directory} is a file, expected a new directory")
+    others = {p.name for p in directory.iterdir()} - _PUBLISHED_NAMES if directory.is_dir() else set()
+    if others:
+        raise FileExistsError(
+            f"{directory} holds other files, {', '.join(sorted(others)[:3])} among them: give a new directory"
+        )
