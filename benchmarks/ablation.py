@@ -10,15 +10,15 @@ import torch
 from tqdm import tqdm
 
 from . import ablation_training, throughput
-from .ablation_rows import CONFIGURATIONS, find_configuration
-from .contenders import parse_device
-from .counting import count
-from .environment import conditions, format_conditions
-from .measure import Spread
-from .networks import create_network
-from .result import Result, Settings
-from .session import Session
-from .specs import build, parse_spec
+from .measure.counting import count
+from .measure.environment import conditions, format_conditions
+from .measure.result import Result, Settings
+from .measure.runner import parse_device
+from .measure.session import Session
+from .measure.timing import Spread
+from .networks.specs import build, parse_spec
+from .networks.table3 import CONFIGURATIONS, find_configuration
+from .networks.table4 import create_network
 from .tables import format_table, write_json
 
 
@@ -27,7 +27,7 @@ class Row:
     """Counts of one network of Table 3.
 
     Attributes:
-        slug: Which row it is, see `benchmarks.ablation_rows`.
+        slug: Which row it is, see `benchmarks.networks.table3`.
         model: Its spec, under which its throughput is found.
         params: Parameters in millions.
         conv_linear: 10^9 multiply-accumulates of convolutions and linear layers.

@@ -15,8 +15,8 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
-from .ablation_rows import CONFIGURATIONS, Configuration, find_configuration
-from .environment import format_conditions
+from .measure.environment import format_conditions
+from .networks.table3 import CONFIGURATIONS, Configuration, find_configuration
 from .tables import format_table, write_json
 
 METRICS = ("accuracy", "f1", "precision", "recall")

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .counting import Count, count, sum_without
-from .environment import conditions
-from .networks import Form, Network, create_network, forms
+from .measure.counting import Count, count, sum_without
+from .measure.environment import conditions
+from .networks.table4 import Form, Network, create_network, forms
 from .tables import format_table, write_json
 
 # differences from a published figure up to these need no reason: 0.01 M parameters, 0.5% of the FLOPs

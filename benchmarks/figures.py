@@ -13,10 +13,10 @@ from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.lines import Line2D  # noqa: E402
 
 from . import complexity, scaling  # noqa: E402
-from .measure import Spread  # noqa: E402
-from .networks import find_network  # noqa: E402
-from .result import Result  # noqa: E402
-from .specs import parse_spec  # noqa: E402
+from .measure.result import Result  # noqa: E402
+from .measure.timing import Spread  # noqa: E402
+from .networks.specs import parse_spec  # noqa: E402
+from .networks.table4 import find_network  # noqa: E402
 
 # Okabe and Ito's colours, told apart by all common forms of colour blindness; shapes differ too
 BLUE, VERMILLION, GREEN, ORANGE, PURPLE, BLACK = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#000000"
@@ -33,7 +33,7 @@ STYLE = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "hifuse",  # the same file each time
 }
-_FORMS = {  # label of a form in benchmarks.networks: legend, colour, shape, shift from the line of its network
+_FORMS = {  # label of a form in benchmarks.networks.table4: legend, colour, shape, shift from the line of its network
     "as designed": ("HiFuse as designed", BLUE, "o", -0.25),
     "as released": ("HiFuse as released (dense)", VERMILLION, "s", 0.25),
     "published count reconstructed": ("HiFuse, published count reconstructed", GREEN, "^", 0),

@@ -7,8 +7,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from . import ablation, ablation_training, complexity, scaling, throughput
-from .environment import format_conditions
-from .result import Result
+from .measure.environment import format_conditions
+from .measure.result import Result
 
 
 def _complexity(data: dict, picture: Path) -> str:

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, field
 import torch
 from tqdm import tqdm
 
-from .contenders import NetworkJob, Runner, parse_device
-from .counting import count
-from .environment import conditions, format_conditions
-from .measure import Contender, Samples, Spread, Timer
-from .networks import create_network
-from .session import attempt, peak_memory, prepare_device, release_memory
-from .specs import parse_spec
+from .measure.counting import count
+from .measure.environment import conditions, format_conditions
+from .measure.runner import NetworkJob, Runner, parse_device
+from .measure.session import attempt, peak_memory, prepare_device, release_memory
+from .measure.timing import Contender, Samples, Spread, Timer
+from .networks.specs import parse_spec
+from .networks.table4 import create_network
 from .tables import format_table, write_json
 
 MODELS = ["hifuse_tiny", "vit_base_patch16_224"]

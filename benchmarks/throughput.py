@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .contenders import MODES, PRECISIONS, parse_device
-from .environment import conditions, format_conditions
-from .measure import Spread, percentile
-from .result import Limits, Result, Settings
-from .session import Session
-from .specs import OPTIONS
+from .measure.environment import conditions, format_conditions
+from .measure.result import Limits, Result, Settings
+from .measure.runner import MODES, PRECISIONS, parse_device
+from .measure.session import Session
+from .measure.timing import Spread, percentile
+from .networks.specs import OPTIONS
 from .tables import format_table, write_json
 
 MODELS = [

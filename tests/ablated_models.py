@@ -2,8 +2,8 @@
 
 from timm.models import generate_default_cfgs, register_model
 
-from benchmarks.ablation_rows import CONFIGURATIONS
-from benchmarks.specs import parse_model_kwargs
+from benchmarks.networks.specs import parse_model_kwargs
+from benchmarks.networks.table3 import CONFIGURATIONS
 from hifuse_timm.hifuse import _cfg, _create_hifuse
 
 SMALL = dict(dims=(16, 32, 64, 128), num_heads=(1, 2, 4, 8), depths=(1, 1, 1, 1))

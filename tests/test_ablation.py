@@ -19,10 +19,10 @@ from torch import nn
 
 from benchmarks import ablation_training
 from benchmarks.__main__ import main
-from benchmarks.ablation_rows import CONFIGURATIONS
-from benchmarks.networks import create_network
-from benchmarks.session import Session
-from benchmarks.specs import build, parse_model_kwargs, parse_spec
+from benchmarks.measure.session import Session
+from benchmarks.networks.specs import build, parse_model_kwargs, parse_spec
+from benchmarks.networks.table3 import CONFIGURATIONS
+from benchmarks.networks.table4 import create_network
 from hifuse_timm.__main__ import main as hifuse_timm_main
 from hifuse_timm.convert import Architecture
 
@@ -247,8 +247,8 @@ def test_spec_takes_arguments_of_the_network():
 
 
 def test_command_counts_and_measures(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("benchmarks.measure.WARMUP_SECONDS", 0.0)
-    monkeypatch.setattr("benchmarks.measure.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("benchmarks.measure.timing.WARMUP_SECONDS", 0.0)
+    monkeypatch.setattr("benchmarks.measure.timing.TURN_SECONDS", 0.0)
     monkeypatch.setattr(Session.__init__, "__defaults__", _short_probes())
     files = tmp_path / "ablation.json", tmp_path / "ablation.md"
     command = ["ablation", "--model-kwargs", *NARROW_ARGUMENTS, "--image-size", "64", "--rounds", "2"]

@@ -9,9 +9,9 @@ from torch import nn
 
 from benchmarks import complexity
 from benchmarks.__main__ import main
-from benchmarks.counting import count, count_by_paper_rule
-from benchmarks.networks import NETWORKS, create_network, forms
-from benchmarks.specs import build, parse_spec
+from benchmarks.measure.counting import count, count_by_paper_rule
+from benchmarks.networks.specs import build, parse_spec
+from benchmarks.networks.table4 import NETWORKS, create_network, forms
 
 ROWS = list(forms())
 IDS = [form.model for _, form in ROWS]

@@ -9,15 +9,16 @@ import torch
 from timm.layers import use_fused_attn
 from tqdm import tqdm
 
-from benchmarks import memory, scaling, session, throughput
+from benchmarks import scaling, throughput
 from benchmarks.__main__ import main
-from benchmarks.contenders import NetworkJob, Runner
-from benchmarks.environment import conditions
-from benchmarks.measure import Contender, Spread, Timer, percentile
-from benchmarks.memory import Memory
-from benchmarks.result import Result, Settings
-from benchmarks.session import Session, find_largest_batch
-from benchmarks.specs import build, parse_spec, uses_fused_attention
+from benchmarks.measure import memory, session
+from benchmarks.measure.environment import conditions
+from benchmarks.measure.memory import Memory
+from benchmarks.measure.result import Result, Settings
+from benchmarks.measure.runner import NetworkJob, Runner
+from benchmarks.measure.session import Session, find_largest_batch
+from benchmarks.measure.timing import Contender, Spread, Timer, percentile
+from benchmarks.networks.specs import build, parse_spec, uses_fused_attention
 from benchmarks.tables import write_json
 
 MODELS = ["test_vit", "test_convnext", "test_byobnet"]
@@ -207,8 +208,8 @@ def test_command_is_recorded_with_the_variables_that_change_its_figures(monkeypa
 
 
 def test_command_measures_writes_and_resumes(tmp_path, monkeypatch, capsys, no_memory):
-    monkeypatch.setattr("benchmarks.measure.WARMUP_SECONDS", 0.0)
-    monkeypatch.setattr("benchmarks.measure.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("benchmarks.measure.timing.WARMUP_SECONDS", 0.0)
+    monkeypatch.setattr("benchmarks.measure.timing.TURN_SECONDS", 0.0)
     path = tmp_path / "result.json"
     models = ["test_vit[no_fused_attn]", "test_convnext[conv_mlp,channels_last]"]
     options = ["--batch-size", "1", "2", "--rounds", "2", "--image-size", "96", "--precision", "bfloat16"]
@@ -352,8 +353,8 @@ def test_fitted_exponent_and_its_error():
 
 
 def test_scaling_command(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("benchmarks.measure.WARMUP_SECONDS", 0.0)
-    monkeypatch.setattr("benchmarks.measure.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("benchmarks.measure.timing.WARMUP_SECONDS", 0.0)
+    monkeypatch.setattr("benchmarks.measure.timing.TURN_SECONDS", 0.0)
     monkeypatch.setattr(scaling, "peak_memory", lambda job: Memory(10**9, job.img_size**2 * 100))
     path = tmp_path / "scaling.json"
     command = f"scaling --models test_convnext test_vit --sizes 64 96 128 --rounds 2 --json {path}"

@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support, roc_auc_score
 from timm.data import create_transform, resolve_data_config
 
-from benchmarks.networks import NETWORKS
+from benchmarks.networks.table4 import NETWORKS
 from hifuse_timm.__main__ import main
 from hifuse_timm.datasets import DATASETS
 from hifuse_timm.evaluate.metrics import CLASS_METRICS, METRICS, _weighted_metrics, bootstrap_intervals, compute_metrics

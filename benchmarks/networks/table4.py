@@ -21,7 +21,7 @@ class Form:
     Attributes:
         model: Name of the network in its library.
         label: What tells the form from the others of its network.
-        library: 'timm', 'mmpretrain' or 'reconstruction', which is `benchmarks.reconstruction`.
+        library: 'timm', 'mmpretrain' or 'reconstruction', which is `benchmarks.networks.reconstruction`.
         img_size: Pixels a side of its input.
         num_classes: Number of classes.
         reason: Why its counts are not the published ones, where they are not.

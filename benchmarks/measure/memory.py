@@ -1,7 +1,7 @@
 """Peak memory of one network.
 
-On the CPU it runs in a process of its own, `python -m benchmarks.memory JOB` with JOB in JSON: a process that ran other
-networks before would show their peaks, and what the allocator kept of them.
+On the CPU it runs in a process of its own, `python -m benchmarks.measure.memory JOB` with JOB in JSON: a process that
+ran other networks before would show their peaks, and what the allocator kept of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from .contenders import NetworkJob, Runner
+from .runner import NetworkJob, Runner
 
 _STATUS = Path("/proc/self/status")
 
@@ -50,8 +50,8 @@ def measure_in_child(job: NetworkJob) -> Memory | None:
     """
     if not _STATUS.exists():
         return None
-    command = [sys.executable, "-m", "benchmarks.memory", json.dumps(asdict(job))]
-    process = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    command = [sys.executable, "-m", "benchmarks.measure.memory", json.dumps(asdict(job))]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     if process.returncode:
         lines = process.stderr.strip().splitlines() or [f"exit status {process.returncode}"]
         raise RuntimeError(f"memory: {lines[-1]}")

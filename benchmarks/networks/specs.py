@@ -13,7 +13,7 @@ from timm.layers import set_fused_attn, use_fused_attn
 from timm.utils import ParseKwargs, reparameterize_model
 from torch import nn
 
-from .networks import Form, create_network, find_form
+from .table4 import Form, create_network, find_form
 
 OPTIONS = dict(
     fuse="fold every BatchNorm into its neighbour, for inference",

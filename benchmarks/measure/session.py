@@ -9,13 +9,13 @@ from contextlib import contextmanager
 import torch
 from tqdm import tqdm
 
-from .contenders import PRECISIONS, NetworkJob, Runner
+from ..networks.specs import parse_spec
+from ..networks.table4 import create_network
 from .counting import count
-from .measure import Contender, Timer, device_probes
 from .memory import Memory, measure_in_child, measure_on_cuda
-from .networks import create_network
 from .result import Limits, Result, Row
-from .specs import parse_spec
+from .runner import PRECISIONS, NetworkJob, Runner
+from .timing import Contender, Timer, device_probes
 
 LARGEST_BATCH = 8192  # where 'max' begins to halve
 

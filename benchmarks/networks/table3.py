@@ -28,7 +28,7 @@ class Configuration:
     recall: float
 
     def spec(self, model_kwargs: tuple[str, ...] = ()) -> str:
-        """The network as a spec, see `benchmarks.specs`, with further arguments."""
+        """The network as a spec, see `benchmarks.networks.specs`, with further arguments."""
         arguments = ",".join((*self.arguments, *model_kwargs))
         return f"hifuse_tiny[{arguments}]" if arguments else "hifuse_tiny"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-from .contenders import NetworkJob, parse_device
-from .measure import Samples, Spread, ratios
-from .specs import parse_spec
+from ..networks.specs import parse_spec
+from .runner import NetworkJob, parse_device
+from .timing import Samples, Spread, ratios
 
 
 @dataclass
@@ -14,7 +14,7 @@ class Settings:
     """What is measured and how; all of it is in the result, so that a measurement can go on.
 
     Attributes:
-        models: Specs, see `benchmarks.specs`.
+        models: Specs, see `benchmarks.networks.specs`.
         baseline: The one of them to which the others are compared.
         batch_sizes: Images a call; 'max' for the largest that fits.
     """

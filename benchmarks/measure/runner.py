@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .specs import build, parse_spec, uses_fused_attention
+from ..networks.specs import build, parse_spec, uses_fused_attention
 
 PRECISIONS = dict(
     float32=torch.float32, tf32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16
@@ -40,7 +40,7 @@ class NetworkJob:
     """What to run.
 
     Attributes:
-        spec: Network and form, see `benchmarks.specs`.
+        spec: Network and form, see `benchmarks.networks.specs`.
         batch_size: Images a call.
         img_size: Pixels a side of the images.
         device: Name of the device.

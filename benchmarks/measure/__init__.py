@@ -1,0 +1,1 @@
+"""How networks are counted and measured, and what is kept of it."""
