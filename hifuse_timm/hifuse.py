@@ -6,13 +6,9 @@ Paper: `HiFuse: Hierarchical Multi-Scale Feature Fusion Network for Medical Imag
 Equation and table numbers below are the paper's. Where the paper leaves a choice open, the network follows what its
 authors released, so that weights trained with their code load (`hifuse_timm.convert`) and give the same outputs.
 
-Maps are (B, C, H, W) tensors, kept in channels_last memory from the stems to the head: LayerNorm, attention and Linear
-work on their (B, H*W, C) view, convolutions on the tensors themselves, and no copy lies between the two. A (B, H, W, C)
-view would do as well, but not for torch.compile, which takes whatever has four dimensions for a (B, C, H, W) map and
-lays it out as if H were its channels.
+Maps are (B, C, H, W) tensors, tokens their (B, H*W, C) view. What computes both fast is in `hifuse_timm.layers`.
 """
 
-from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -20,7 +16,6 @@ import torch.nn.functional as F
 from timm.layers import (
     ConvNormAct,
     DropPath,
-    LayerNorm2d,
     NormMlpClassifierHead,
     calculate_drop_path_rates,
     get_device_dtype,
@@ -28,84 +23,23 @@ from timm.layers import (
 )
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
-from timm.models._manipulate import checkpoint, named_apply
+from timm.models._manipulate import named_apply
 from timm.utils import reparameterize_model
 from torch import nn
-from torch.nn.modules import module as module_hooks
 
 from .convert import checkpoint_filter_fn
 from .datasets import DATASETS
 from .hub import NAMESPACE, check_tag, resolve_weights
-from .layers.attention import FusedWindowAttention, fit_window_mask, make_window_mask
-from .layers.chunking import STAGE_PIECE_BYTES, frozen_statistics
-from .layers.linear import Linear, LinearGelu, fold_norm_after, fold_norm_before, make_linear
-from .layers.maps import LinearNormAct, MapNorm, MapPatchMerging, fill, pad_positions, to_map, to_positions
-from .layers.onednn import count_mlp_pieces, is_compiled_for_cpu, is_plain_tensor, onednn_mlp, runs_eagerly_on_cpu
+from .layers.attention import ShiftedWindowAttention
+from .layers.chunking import checkpoint_module, count_chunks, run_in_chunks
+from .layers.linear import fold_norm_after, fold_norm_before, linear_act, make_linear, mlp
+from .layers.maps import LayerNorm2d, LinearNormAct, PatchMerging2d, pad_map, to_map, to_tokens
 
 __all__ = ["HiFuse"]  # register_model adds the entrypoints
 
-torch.fx.wrap("pad_positions")  # by their names in this module, where they are called
-torch.fx.wrap("fit_window_mask")
-
-
-@torch.fx.wrap
-def pad_image(x: torch.Tensor, in_chans: int, multiple: int) -> torch.Tensor:
-    """Check a batch of images and pad it with zeros at the bottom and right to the next multiple a side.
-
-    Args:
-        x: Images, (B, in_chans, H, W), at least 32 pixels a side.
-        in_chans: Number of channels that the network takes.
-        multiple: Pixels a side of which the result is a multiple.
-
-    Raises:
-        ValueError: If x is not a batch of images with in_chans channels and sides of at least 32 pixels.
-    """
-    if x.dim() != 4:
-        raise ValueError(f"input has {x.dim()} dimensions, expected 4: (batch, {in_chans}, height, width)")
-    channels, height, width = x.shape[1], x.shape[2], x.shape[3]
-    if channels != in_chans:
-        raise ValueError(
-            f"input has {channels} channels, expected {in_chans}: (batch, {in_chans}, height, width); "
-            "create the model with in_chans for another number"
-        )
-    if height < 32 or width < 32:
-        raise ValueError(f"input is {height}x{width} pixels, expected at least 32 a side")
-    pad_height, pad_width = fill(height, multiple), fill(width, multiple)
-    if pad_height > 0 or pad_width > 0:
-        x = F.pad(x, (0, pad_width, 0, pad_height))
-    return x
-
-
-class LocalBlock(nn.Module):
-    """Local feature block, Eq. 3: depthwise 3x3 convolution, LayerNorm, 1x1 layer, GELU, and the input added."""
-
-    def __init__(self, dim: int, drop_path: float = 0.0, device=None, dtype=None):
-        """
-        Args:
-            dim: Number of channels, in and out.
-            drop_path: Stochastic depth rate.
-        """
-        dd = dict(device=device, dtype=dtype)
-        super().__init__()
-        self.conv_dw = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim, **dd)
-        self.norm = nn.LayerNorm(dim, eps=1e-6, **dd)
-        self.fc = LinearGelu(dim, dim, **dd)
-        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (B, C, H, W), and so is the result."""
-        shortcut = x
-        height, width = x.shape[2], x.shape[3]
-        x = self.fc(self.norm(to_positions(self.conv_dw(x))))
-        return shortcut + self.drop_path(to_map(x, height, width))
-
 
 class GlobalBlock(nn.Module):
-    """Global feature block, Eq. 2: LayerNorm, (shifted) window attention, 1x1 layer, GELU, and the input added.
-
-    A map that is no multiple of the window is padded with zeros after the norm; padded positions take part in the
-    attention. A map that is a single window is shifted and masked like any other.
-    """
+    """Global feature block, Eq. 2: LayerNorm, (shifted) window attention, 1x1 layer, GELU, and the input added."""
 
     def __init__(
         self,
@@ -124,8 +58,8 @@ class GlobalBlock(nn.Module):
         Args:
             dim: Number of channels, in and out.
             num_heads: Number of attention heads, a divisor of dim.
-            window_size: Positions a side of a window.
-            shift_size: Positions by which the windows are shifted up and left, 0 for W-MSA.
+            window_size: Tokens a side of a window.
+            shift_size: Tokens by which the windows are shifted up and left, 0 for W-MSA.
             map_size: Height and width of the maps for which the mask is made at construction.
             attn_drop: Dropout rate of the attention weights.
             proj_drop: Dropout rate after the attention's projection.
@@ -133,44 +67,20 @@ class GlobalBlock(nn.Module):
         """
         dd = dict(device=device, dtype=dtype)
         super().__init__()
-        self.window_size = window_size
-        self.shift_size = shift_size
-        self.num_windows = tuple(-(-size // window_size) for size in map_size)
         self.norm = nn.LayerNorm(dim, eps=1e-5, **dd)
-        self.attn = FusedWindowAttention(
-            dim, num_heads, window_size=window_size, attn_drop=attn_drop, proj_drop=proj_drop, **dd
+        self.attn = ShiftedWindowAttention(
+            dim,
+            num_heads,
+            window_size=window_size,
+            shift_size=shift_size,
+            map_size=map_size,
+            attn_drop=attn_drop,
+            proj_drop=proj_drop,
+            **dd,
         )
-        self.fc = LinearGelu(dim, dim, **dd)
+        self.fc = nn.Linear(dim, dim, **dd)
+        self.act = nn.GELU()
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
-        self.register_buffer("attn_mask", None, persistent=False)
-        self.init_non_persistent_buffers()
-
-    @torch.jit.ignore
-    def init_non_persistent_buffers(self) -> None:
-        """Make the mask for the maps of map_size; timm calls this after it moved a network off the meta device."""
-        if self.shift_size > 0:
-            weight = self.fc.weight
-            self.attn_mask = make_window_mask(
-                *self.num_windows, self.window_size, self.shift_size, weight.device, weight.dtype
-            )
-
-    def window_attention(self, x: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """W-MSA, or SW-MSA where the block shifts; x: (B, H*W, C), and so is the result."""
-        size, dim = self.window_size, x.shape[2]
-        x = pad_positions(x.view(-1, height, width, 1, dim), size)
-        padded_height, padded_width = x.shape[1], x.shape[2]
-        mask = self.attn_mask
-        if mask is not None:
-            mask = fit_window_mask(mask, padded_height, padded_width, size, self.shift_size).flatten(0, 1)
-            x = torch.roll(x, shifts=(-self.shift_size, -self.shift_size), dims=(1, 2))
-        num_rows, num_cols = padded_height // size, padded_width // size
-        windows = x.view(-1, num_rows, size, num_cols, size * dim).transpose(2, 3).reshape(-1, size * size, dim)
-        windows = self.attn(windows, mask)  # B*num_windows N C
-        windows = windows.view(-1, num_rows, num_cols, size, size * dim)
-        x = windows.transpose(2, 3).reshape(-1, padded_height, padded_width, 1, dim)
-        if mask is not None:
-            x = torch.roll(x, shifts=(self.shift_size, self.shift_size), dims=(1, 2))
-        return x[:, :height, :width].reshape(-1, height * width, dim)
 
     @torch.no_grad()
     def fuse(self) -> "GlobalBlock":
@@ -178,14 +88,40 @@ class GlobalBlock(nn.Module):
         if isinstance(self.attn.proj, nn.Linear):
             proj, fc = self.attn.proj, self.fc
             bias = F.linear(proj.bias, fc.weight, fc.bias)
-            self.fc, self.attn.proj = make_linear(fc.weight @ proj.weight, bias, LinearGelu), nn.Identity()
+            self.fc, self.attn.proj = make_linear(fc.weight @ proj.weight, bias), nn.Identity()
         return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (B, C, H, W), and so is the result."""
         height, width = x.shape[2], x.shape[3]
-        attended = self.fc(self.window_attention(self.norm(to_positions(x)), height, width))
-        return x + self.drop_path(to_map(attended, height, width))
+        tokens = self.attn(self.norm(to_tokens(x)), height, width)
+        tokens = self.act(self.fc(tokens)) if torch.jit.is_scripting() else linear_act(tokens, self.fc, self.act)
+        return x + self.drop_path(to_map(tokens, height, width))
+
+
+class LocalBlock(nn.Module):
+    """Local feature block, Eq. 3: depthwise 3x3 convolution, LayerNorm, 1x1 layer, GELU, and the input added."""
+
+    def __init__(self, dim: int, drop_path: float = 0.0, device=None, dtype=None):
+        """
+        Args:
+            dim: Number of channels, in and out.
+            drop_path: Stochastic depth rate.
+        """
+        dd = dict(device=device, dtype=dtype)
+        super().__init__()
+        self.conv_dw = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim, **dd)
+        self.norm = nn.LayerNorm(dim, eps=1e-6, **dd)
+        self.fc = nn.Linear(dim, dim, **dd)
+        self.act = nn.GELU()
+        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (B, C, H, W), and so is the result."""
+        height, width = x.shape[2], x.shape[3]
+        tokens = self.norm(to_tokens(self.conv_dw(x)))
+        tokens = self.act(self.fc(tokens)) if torch.jit.is_scripting() else linear_act(tokens, self.fc, self.act)
+        return x + self.drop_path(to_map(tokens, height, width))
 
 
 class SpatialAttention(nn.Module):
@@ -251,12 +187,12 @@ class InvertedResidualMlp(nn.Module):
         dd = dict(device=device, dtype=dtype)
         super().__init__()
         self.grad_checkpointing = False
-        self.norm = MapNorm(dim, eps=1e-6, **dd)
+        self.norm = LayerNorm2d(dim, eps=1e-6, **dd)
         self.conv = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=1 if dense else dim, bias=False, **dd)
         self.act = nn.GELU()
         self.bn1 = nn.BatchNorm2d(dim, **dd)
-        self.fc1 = LinearGelu(dim, mlp_ratio * dim, bias=False, **dd)
-        self.fc2 = Linear(mlp_ratio * dim, out_dim, bias=False, **dd)
+        self.fc1 = nn.Linear(dim, mlp_ratio * dim, bias=False, **dd)
+        self.fc2 = nn.Linear(mlp_ratio * dim, out_dim, bias=False, **dd)
         self.bn2 = nn.BatchNorm2d(out_dim, **dd)
 
     def fuse(self) -> "InvertedResidualMlp":
@@ -268,30 +204,14 @@ class InvertedResidualMlp(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (B, C, H, W); the result: (B, out_dim, H, W)."""
-        height, width = x.shape[2], x.shape[3]
         x = self.norm(x)
-        x = self.mlp(to_positions(self.bn1(x + self.act(self.conv(x)))))
-        return self.bn2(to_map(x, height, width))
-
-    def mlp(self, x: torch.Tensor) -> torch.Tensor:
-        """The two 1x1 layers; x: (B, N, dim), the result: (B, N, out_dim)."""
-        if not torch.jit.is_scripting():
-            fc1, fc2 = self.fc1, self.fc2
-            are_ours = type(fc1) is LinearGelu and type(fc2) is Linear  # and no adapters
-            if are_ours and is_compiled_for_cpu(x) and is_plain_tensor(fc1.weight) and is_plain_tensor(fc2.weight):
-                return onednn_mlp(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, fc1.pack and fc2.pack)
-            num_pieces = count_mlp_pieces(x, self.fc1.out_features) if runs_eagerly_on_cpu(x) else 1
-            if num_pieces > 1:
-                pieces = [self.run_piece(piece) for piece in x.flatten(0, 1).chunk(num_pieces)]
-                return torch.cat(pieces).unflatten(0, x.shape[:2])
-        return self.fc2(self.fc1(x))
-
-    @torch.jit.ignore
-    def run_piece(self, x: torch.Tensor) -> torch.Tensor:
-        """The two 1x1 layers on a piece, (positions, dim), which are computed again one by one with checkpointing."""
-        if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(lambda piece: self.fc2(self.fc1(piece)), x, use_reentrant=False)
-        return self.fc2(self.fc1(x))
+        x = self.bn1(x + self.act(self.conv(x)))
+        tokens = to_tokens(x)
+        if torch.jit.is_scripting():
+            tokens = self.fc2(self.act(self.fc1(tokens)))
+        else:
+            tokens = mlp(tokens, self.fc1, self.act, self.fc2, checkpointing=self.grad_checkpointing)
+        return self.bn2(to_map(tokens, x.shape[2], x.shape[3]))
 
 
 class HierarchicalFeatureFusion(nn.Module):
@@ -342,7 +262,7 @@ class HierarchicalFeatureFusion(nn.Module):
                 nn.AvgPool2d(kernel_size=2),
             )
             num_maps = 3
-        self.norm = MapNorm(num_maps * dim, eps=1e-6, **dd)
+        self.norm = LayerNorm2d(num_maps * dim, eps=1e-6, **dd)
         self.fuse_proj = LinearNormAct(num_maps * dim, dim, act_layer=nn.GELU, **dd)
         self.irmlp = (
             InvertedResidualMlp(3 * dim, dim, dense=dense, **dd) if irmlp else LinearNormAct(3 * dim, dim, **dd)
@@ -363,14 +283,14 @@ class HierarchicalFeatureFusion(nn.Module):
         """
         attended = [self.channel_attn(global_map), self.spatial_attn(local_map)]
         maps = [self.local_proj(local_map), self.global_proj(global_map)]
-        if self.previous_proj is None:
-            fused = self.fuse_proj(self.norm(torch.cat(maps, dim=1)))
-            return self.irmlp(torch.cat(attended + [fused], dim=1))
-        assert previous is not None, "previous: the fused map of the stage before is missing"
-        shortcut = self.previous_proj(previous)
-        fused = self.fuse_proj(self.norm(torch.cat([shortcut] + maps, dim=1)))
+        shortcut: torch.Tensor | None = None
+        if self.previous_proj is not None:
+            assert previous is not None, "previous: the fused map of the stage before is missing"
+            shortcut = self.previous_proj(previous)
+            maps = [shortcut] + maps
+        fused = self.fuse_proj(self.norm(torch.cat(maps, dim=1)))
         fused = self.irmlp(torch.cat(attended + [fused], dim=1))
-        return shortcut + self.drop_path(fused) if self.shortcut else fused
+        return shortcut + self.drop_path(fused) if shortcut is not None and self.shortcut else fused
 
 
 class HiFuseStage(nn.Module):
@@ -407,7 +327,7 @@ class HiFuseStage(nn.Module):
             local_depth: Number of local blocks.
             global_depth: Number of global blocks, 0 for the local branch alone.
             num_heads: Number of attention heads.
-            window_size: Positions a side of an attention window.
+            window_size: Tokens a side of an attention window.
             map_size: Height and width of the maps for which the window masks are made.
             dense: Whether the 3x3 convolution of the IRMLP mixes channels.
             branch_attention: Whether the HFF block has spatial and channel attention.
@@ -421,7 +341,7 @@ class HiFuseStage(nn.Module):
         dd = dict(device=device, dtype=dtype)
         super().__init__()
         self.dim = dim
-        self.stride = 1 if previous_dim is None else 2  # positions of the stage before for one of this stage
+        self.stride = 1 if previous_dim is None else 2  # tokens a side of the stage before for one of this stage
         self.grad_checkpointing = False
         local_drop_path = local_drop_path or [0.0] * local_depth
         global_drop_path = global_drop_path or [0.0] * global_depth
@@ -430,12 +350,10 @@ class HiFuseStage(nn.Module):
             self.global_downsample = nn.Identity()
         else:
             self.local_downsample = nn.Sequential(
-                MapNorm(previous_dim, eps=1e-6, **dd),
+                LayerNorm2d(previous_dim, eps=1e-6, **dd),
                 nn.Conv2d(previous_dim, dim, kernel_size=2, stride=2, **dd),
             )
-            self.global_downsample = MapPatchMerging(
-                previous_dim, dim, norm_layer=partial(nn.LayerNorm, eps=1e-5), **dd
-            )
+            self.global_downsample = PatchMerging2d(previous_dim, dim, norm_layer=partial(nn.LayerNorm, eps=1e-5), **dd)
         self.local_blocks = nn.Sequential(*[LocalBlock(dim, drop_path=rate, **dd) for rate in local_drop_path])
         if global_depth == 0:
             self.global_downsample = self.global_blocks = self.fusion = None
@@ -467,17 +385,21 @@ class HiFuseStage(nn.Module):
             **dd,
         )
 
+    def fuse(self) -> "HiFuseStage":
+        """Freeze the weights, for inference; what folds, folds itself."""
+        return self.requires_grad_(False)
+
     def forward(
         self, local_map: torch.Tensor, global_map: torch.Tensor | None, fused: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """Local, global and fused map of the stage before, (B, C', H', W'), to those of this one, (B, C, H, W)."""
-        if not torch.jit.is_scripting() and not torch.is_grad_enabled():
-            num_pieces = self.count_pieces(local_map, fused)
-            if num_pieces > 1 and self.treats_images_apart():
-                return self.forward_in_pieces(num_pieces, local_map, global_map, fused)
-        return self.forward_batch(local_map, global_map, fused)
+        if not torch.jit.is_scripting():
+            num_chunks = count_chunks(self, local_map, self.dim / self.stride**2, halve=fused is None)
+            if num_chunks > 1:
+                return run_in_chunks(self.fuse_maps, num_chunks, local_map, global_map, fused)
+        return self.fuse_maps(local_map, global_map, fused)
 
-    def forward_batch(
+    def fuse_maps(
         self, local_map: torch.Tensor, global_map: torch.Tensor | None, fused: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """forward() for all images at once."""
@@ -492,58 +414,36 @@ class HiFuseStage(nn.Module):
         global_map = self.global_downsample(global_map)
         if self.grad_checkpointing and not torch.jit.is_scripting():
             global_map = checkpoint_seq(self.global_blocks, global_map)
-            fused = self.checkpoint_fusion(local_map, global_map, fused)
+            fused = checkpoint_module(self.fusion, local_map, global_map, fused)
         else:
             global_map = self.global_blocks(global_map)
             fused = self.fusion(local_map, global_map, fused)
         return local_map, global_map, fused
 
-    @torch.jit.ignore
-    def count_pieces(self, local_map: torch.Tensor, fused: torch.Tensor | None) -> int:
-        """Number of pieces of a batch that a CPU runs through the stage one after the other (benchmarks/README.md)."""
-        batch_size, height, width = local_map.shape[0], local_map.shape[2], local_map.shape[3]
-        if runs_eagerly_on_cpu(local_map):
-            bytes_per_image = self.dim * (height // self.stride) * (width // self.stride) * local_map.element_size()
-            return -(-batch_size // max(STAGE_PIECE_BYTES // bytes_per_image, 1))
-        # the compiler compiles each piece, so two, and of the first stage, which sets the peak of the memory; from 4
-        # images up, since a piece of one image would be compiled for that size alone
-        return 2 if is_compiled_for_cpu(local_map) and fused is None and batch_size > 3 else 1
 
-    @torch.jit.ignore
-    def treats_images_apart(self) -> bool:
-        """Whether no image has an effect on another, as in a BatchNorm in training, and no hook waits for a map."""
-        if module_hooks._global_forward_hooks or module_hooks._global_forward_pre_hooks:
-            return False
-        return not any(
-            m._forward_hooks or m._forward_pre_hooks or (isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training)
-            for m in self.modules()
+@torch.fx.wrap
+def pad_image(x: torch.Tensor, in_chans: int, multiple: int) -> torch.Tensor:
+    """Check a batch of images and pad it with zeros at the bottom and right to the next multiple a side.
+
+    Args:
+        x: Images, (B, in_chans, H, W), at least 32 pixels a side.
+        in_chans: Number of channels that the network takes.
+        multiple: Pixels a side of which the result is a multiple.
+
+    Raises:
+        ValueError: If x is not a batch of images with in_chans channels and sides of at least 32 pixels.
+    """
+    if x.dim() != 4:
+        raise ValueError(f"input has {x.dim()} dimensions, expected 4: (batch, {in_chans}, height, width)")
+    channels, height, width = x.shape[1], x.shape[2], x.shape[3]
+    if channels != in_chans:
+        raise ValueError(
+            f"input has {channels} channels, expected {in_chans}: (batch, {in_chans}, height, width); "
+            "create the model with in_chans for another number"
         )
-
-    @torch.jit.ignore
-    def forward_in_pieces(
-        self, num_pieces: int, local_map: torch.Tensor, global_map: torch.Tensor | None, fused: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """forward() a few images at a time."""
-        local_maps = local_map.chunk(num_pieces)
-        global_maps, fused_maps = (
-            [None] * len(local_maps) if x is None else x.chunk(num_pieces) for x in (global_map, fused)
-        )
-        pieces = [self.forward_batch(*maps) for maps in zip(local_maps, global_maps, fused_maps, strict=True)]
-        return tuple(None if maps[0] is None else torch.cat(maps) for maps in zip(*pieces, strict=True))
-
-    @torch.jit.ignore
-    def checkpoint_fusion(
-        self, local_map: torch.Tensor, global_map: torch.Tensor, fused: torch.Tensor | None
-    ) -> torch.Tensor:
-        """The HFF block, computed a second time in the backward pass instead of kept."""
-        if torch.compiler.is_compiling():  # which takes no context functions
-            return checkpoint(self.fusion, local_map, global_map, fused, use_reentrant=False)
-
-        def contexts():
-            # the running statistics have already counted this batch when the backward pass runs the block again
-            return nullcontext(), frozen_statistics(self.fusion)
-
-        return checkpoint(self.fusion, local_map, global_map, fused, use_reentrant=False, context_fn=contexts)
+    if height < 32 or width < 32:
+        raise ValueError(f"input is {height}x{width} pixels, expected at least 32 a side")
+    return pad_map(x, multiple)
 
 
 class HiFuse(nn.Module):
@@ -592,7 +492,7 @@ class HiFuse(nn.Module):
                 the global one.
             global_depths: Number of blocks of each stage in the global branch.
             num_heads: Number of attention heads of each stage, in the global branch.
-            window_size: Positions a side of an attention window.
+            window_size: Tokens a side of an attention window.
             dense: Whether the 3x3 convolution of the IRMLPs mixes channels, as in the released network, instead of
                 being depthwise as in the published one.
             branches: 'local+global', or 'local' for the local branch alone, without HFF blocks.
@@ -624,18 +524,18 @@ class HiFuse(nn.Module):
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.num_features = dims[-1]
-        self.stride = 4 * 2 ** (len(dims) - 1)  # pixels of an image for a position of the last map
+        self.stride = 4 * 2 ** (len(dims) - 1)  # pixels of an image for a token of the last map
         img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
 
         self.local_stem = nn.Sequential(
             nn.Conv2d(in_chans, dims[0], kernel_size=4, stride=4, **dd),
-            MapNorm(dims[0], eps=1e-6, **dd),
+            LayerNorm2d(dims[0], eps=1e-6, **dd),
         )
         self.global_stem = None
         if branches != "local":
             self.global_stem = nn.Sequential(
                 nn.Conv2d(in_chans, dims[0], kernel_size=4, stride=4, **dd),
-                MapNorm(dims[0], eps=1e-5, **dd),
+                LayerNorm2d(dims[0], eps=1e-5, **dd),
             )
 
         local_rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
@@ -712,9 +612,9 @@ class HiFuse(nn.Module):
     def fuse(self) -> "HiFuse":
         """Fold every BatchNorm into its neighbour and every pair of linear layers into one, in place, for inference.
 
-        The outputs stay the same. The state dict does not: it loads into fused networks only. On a CPU, in float32, the
-        weights take twice the memory from the first call on: oneDNN keeps them in its own layout as well. It is told of
-        every change to them but one in place through `.data`.
+        The outputs stay the same. The state dict does not: it loads into fused networks only. The weights of the stages
+        require no gradients then, and on a CPU, in float32, take twice the memory from the first call on: they are kept
+        in a second layout, which is faster to multiply with.
 
         Raises:
             RuntimeError: If the network is in training mode, in which BatchNorm works on the statistics of the batch.

@@ -10,7 +10,7 @@ from torch import nn
 import hifuse_timm  # noqa: F401
 from hifuse_timm.convert import convert_state_dict
 from hifuse_timm.hifuse import GlobalBlock, HierarchicalFeatureFusion, LocalBlock
-from hifuse_timm.layers.maps import MapPatchMerging, to_map, to_positions
+from hifuse_timm.layers.maps import PatchMerging2d, to_map, to_tokens
 
 BLOCKS = load_file(DATA / "blocks.safetensors")
 
@@ -93,10 +93,10 @@ def test_global_blocks(size):
     blocks = nn.Sequential(*[GlobalBlock(32, 4, shift_size=shift, map_size=(height, width)) for shift in (0, 3)])
     load_block(blocks, params, "layers1.", "stages.0.global_blocks.")
     x = to_map(x, height, width)
-    check(to_positions(blocks(x)), output)
+    check(to_tokens(blocks(x)), output)
     other_size = nn.Sequential(*[GlobalBlock(32, 4, shift_size=shift, map_size=(21, 28)) for shift in (0, 3)])
     other_size.load_state_dict(blocks.state_dict())
-    check(to_positions(other_size.eval()(x)), output)
+    check(to_tokens(other_size.eval()(x)), output)
 
 
 @mark.parametrize("size", ["8x6", "7x9_padded"])
@@ -104,8 +104,8 @@ def test_global_blocks(size):
 def test_patch_merging(size):
     params, (x,), output = block_case(f"patch_merging_{size}")
     height, width = map(int, size.removesuffix("_padded").split("x"))
-    merging = load_block(MapPatchMerging(16, 32), params, "layers2.downsample.", "stages.1.global_downsample.")
-    check(to_positions(merging(to_map(x, height, width))), output)
+    merging = load_block(PatchMerging2d(16, 32), params, "layers2.downsample.", "stages.1.global_downsample.")
+    check(to_tokens(merging(to_map(x, height, width))), output)
 
 
 @mark.parametrize("case", ["hff_first", "hff_next", "hff_first_dense", "hff_next_dense"])

@@ -215,8 +215,8 @@ def test_exports_with_a_dynamic_batch(narrow):
 def test_copies_are_independent(narrow):
     model = narrow()
     other = copy.deepcopy(model)
-    other.stages[1].global_blocks[1].attn_mask.zero_()
-    assert model.stages[1].global_blocks[1].attn_mask.any()
+    other.stages[1].global_blocks[1].attn.attn_mask.zero_()
+    assert model.stages[1].global_blocks[1].attn.attn_mask.any()
 
 
 @mark.parametrize("name", NAMES)

@@ -1,19 +1,23 @@
-"""Attention within shifted windows: mask, windows, fused."""
+"""Attention within shifted windows: mask, shift, padding, windows, fused."""
 
 import torch
 import torch.nn.functional as F
 from timm.layers import use_fused_attn
 from timm.models.swin_transformer import WindowAttention
 
-from .linear import Linear, make_linear
+from . import onednn
+from .linear import linear_act
+from .maps import pad_tokens
 
-__all__ = ["FusedWindowAttention", "attend", "fit_window_mask", "make_window_mask"]
+__all__ = ["ShiftedWindowAttention", "attend", "fit_window_mask", "make_window_mask"]
+
+torch.fx.wrap("pad_tokens")  # by its name in this module, where it is called
 
 
 def make_window_mask(
     num_rows: int, num_cols: int, window_size: int, shift_size: int, device: torch.device, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Mask for the windows of a shifted map: -inf where two positions come from different regions of the map, else 0.
+    """Mask for the windows of a shifted map: -inf where two tokens come from different regions of the map, else 0.
 
     Swin and the released network add -100 instead. In float32 that leaves such pairs less than 1e-43 of the attention,
     the same outputs, but in denormal numbers, on which a CPU's matrix products run up to ten times slower.
@@ -21,6 +25,8 @@ def make_window_mask(
     Args:
         num_rows: Windows from top to bottom.
         num_cols: Windows from left to right.
+        window_size: Tokens a side of a window.
+        shift_size: Tokens by which the windows are shifted up and left.
 
     Returns:
         Mask to add to the attention logits, (num_rows, num_cols, N, N) with N = window_size**2.
@@ -47,49 +53,108 @@ def fit_window_mask(mask: torch.Tensor, height: int, width: int, window_size: in
 
 
 @torch.fx.wrap
-def attend(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    bias: torch.Tensor,
-    mask: torch.Tensor | None,
-    dropout: float,
-    fused: bool,
-) -> torch.Tensor:
-    """Scaled dot-product attention within windows.
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, dropout: float) -> torch.Tensor:
+    """Scaled dot-product attention by PyTorch's fused call, or written out where that is faster.
 
     Args:
         q: Queries, (B*num_windows, num_heads, N, D); k and v, keys and values, likewise.
-        bias: Relative position bias, (1, num_heads, N, N).
-        mask: Mask to add beside it, (num_windows, N, N), None where no windows are shifted.
+        bias: Bias of the attention logits, mask and all, (1 or B*num_windows, num_heads, N, N).
         dropout: Dropout rate of the attention weights.
-        fused: Whether to call PyTorch's fused attention, with bias and mask in one.
 
     Returns:
         Attended values, (B*num_windows, num_heads, N, D).
     """
-    if mask is not None:
-        bias = (bias + mask.unsqueeze(1)).repeat(q.shape[0] // mask.shape[0], 1, 1, 1)  # B*num_windows num_heads N N
-    # the fused attention of CPUs has no gradient for the bias: PyTorch then takes a way twice as slow as this one
-    if fused and not (bias.requires_grad and bias.is_cpu):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
-    attn = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
-    return F.dropout(attn.softmax(dim=-1), dropout) @ v
+    # the fused attention of CPUs has no gradient for the bias, for which PyTorch takes a way twice as slow as this one,
+    # and none of higher order. torch.jit.trace runs once with gradients and once without, and must take the same way
+    is_differentiated = q.requires_grad or bias.requires_grad
+    if not torch.jit.is_scripting():
+        is_differentiated = (is_differentiated and not torch.jit.is_tracing()) or onednn.is_transformed()
+    if q.is_cpu and is_differentiated:
+        attn = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
+        return F.dropout(attn.softmax(dim=-1), dropout) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
 
 
-class FusedWindowAttention(WindowAttention):
-    """timm's window attention, by default through PyTorch's fused attention, where it is faster."""
+class ShiftedWindowAttention(WindowAttention):
+    """W-MSA, or SW-MSA where it shifts (Liu et al. 2021): timm's window attention over the windows of a map.
+
+    A map that is no multiple of the window is padded with zeros, which take part in the attention. A map that is a
+    single window is shifted and masked like any other.
+    """
 
     fused_attn: torch.jit.Final[bool]
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.qkv = make_linear(self.qkv.weight, self.qkv.bias, Linear)
-        self.proj = make_linear(self.proj.weight, self.proj.bias, Linear)
-        self.fused_attn = use_fused_attn()
-
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window_size: int = 7,
+        shift_size: int = 0,
+        map_size: tuple[int, int] = (56, 56),
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        device=None,
+        dtype=None,
+    ):
         """
+        Args:
+            dim: Number of channels, in and out.
+            num_heads: Number of attention heads, a divisor of dim.
+            window_size: Tokens a side of a window.
+            shift_size: Tokens by which the windows are shifted up and left, 0 for W-MSA.
+            map_size: Height and width of the maps for which the mask is made at construction.
+            attn_drop: Dropout rate of the attention weights.
+            proj_drop: Dropout rate after the projection.
+        """
+        super().__init__(
+            dim,
+            num_heads,
+            window_size=window_size,
+            attn_drop=attn_drop,
+            proj_drop=proj_drop,
+            device=device,
+            dtype=dtype,
+        )
+        self.fused_attn = use_fused_attn()
+        self.shift_size = shift_size
+        self.num_windows = tuple(-(-size // window_size) for size in map_size)
+        self.register_buffer("attn_mask", None, persistent=False)
+        self._init_mask()
+
+    @torch.jit.ignore
+    def init_non_persistent_buffers(self) -> None:
+        """Make the buffers anew; timm calls this after it moved a network off the meta device."""
+        super().init_non_persistent_buffers()
+        self._init_mask()
+
+    def _init_mask(self) -> None:
+        if self.shift_size > 0:
+            weight = self.qkv.weight
+            self.attn_mask = make_window_mask(
+                *self.num_windows, self.window_size[0], self.shift_size, weight.device, weight.dtype
+            )
+
+    def forward(self, x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """x: tokens of a map of height x width, (B, H*W, C), and so is the result."""
+        size, shift = self.window_size[0], self.shift_size
+        x = pad_tokens(x.view(-1, height, width, 1, self.dim), size)
+        padded_height, padded_width = x.shape[1], x.shape[2]
+        mask = self.attn_mask
+        if mask is not None:
+            mask = fit_window_mask(mask, padded_height, padded_width, size, shift).flatten(0, 1)
+            x = torch.roll(x, shifts=(-shift, -shift), dims=(1, 2))
+        num_rows, num_cols = padded_height // size, padded_width // size
+        windows = x.view(-1, num_rows, size, num_cols, size * self.dim).transpose(2, 3)
+        windows = self.attend_windows(windows.reshape(-1, size * size, self.dim), mask)
+        windows = windows.view(-1, num_rows, num_cols, size, size * self.dim).transpose(2, 3)
+        x = windows.reshape(-1, padded_height, padded_width, 1, self.dim)
+        if mask is not None:
+            x = torch.roll(x, shifts=(shift, shift), dims=(1, 2))
+        return x[:, :height, :width].reshape(-1, height * width, self.dim)
+
+    def attend_windows(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Attention within each window.
+
         Args:
             x: Windows, (B*num_windows, N, C).
             mask: Mask to add to the attention logits, (num_windows, N, N), None for windows that are not shifted.
@@ -97,8 +162,15 @@ class FusedWindowAttention(WindowAttention):
         Returns:
             Attended windows, (B*num_windows, N, C).
         """
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)  # B*num_windows num_heads N D
-        dropout = self.attn_drop.p if self.training else 0.0
-        x = attend(q, k, v, self._get_rel_pos_bias(), mask, dropout, self.fused_attn)
-        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
+        qkv = self.qkv(x) if torch.jit.is_scripting() else linear_act(x, self.qkv)
+        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = self._get_rel_pos_bias()  # 1 num_heads N N
+        if mask is not None:
+            bias = (bias + mask.unsqueeze(1)).repeat(x.shape[0] // mask.shape[0], 1, 1, 1)
+        if self.fused_attn:
+            x = attend(q, k, v, bias, self.attn_drop.p if self.training else 0.0)
+        else:
+            x = self.attn_drop(self.softmax((q * self.scale) @ k.transpose(-2, -1) + bias)) @ v
+        x = x.transpose(1, 2).flatten(2)
+        x = self.proj(x) if torch.jit.is_scripting() else linear_act(x, self.proj)
+        return self.proj_drop(x)

@@ -1,64 +1,145 @@
-"""Products through oneDNN on CPUs: operators, packed weights, gradients, and when they serve."""
+"""Matrix products of CPUs through oneDNN: when it serves, packed weights, operators and gradients.
+
+oneDNN takes GELU into a product, where it costs nothing, and is up to twice as fast as PyTorch's BLAS, MKL, on CPUs
+that are not Intel's. What was tried, measured and dropped is in benchmarks/README.md.
+"""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.autograd import forward_ad
+from torch.nn.modules import module as module_hooks
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 __all__ = [
-    "count_mlp_pieces",
-    "is_compiled_for_cpu",
+    "chunk_tokens",
+    "has_hooks",
     "is_plain_tensor",
+    "is_transformed",
     "linear",
-    "onednn_linear",
-    "onednn_mlp",
+    "mlp",
     "pack_weight",
-    "runs_eagerly_on_cpu",
+    "serves",
+    "serves_compiled",
+    "serves_eagerly",
 ]
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()
-
 # PyTorch before 2.7 does not tell torch.export, which takes no operators of ours, from torch.compile
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 # glibc hands memory from 32 MiB up back to the system at once, and asking for it again costs a CPU more than the
 # products that fill it
-_PIECE_BYTES = 30 * 2**20
-
-# a weight: which state of it, and that in the layout that oneDNN likes best
+_CHUNK_BYTES = 30 * 2**20
+# a weight: the tensor that it was, with its version, and that in the layout that oneDNN likes best
 _packed_weights = WeakTensorKeyDictionary()
 
 
-def pack_weight(weight: torch.Tensor) -> torch.Tensor:
-    """The weight of a Linear in oneDNN's own layout, into which it is brought once, and again after each change.
+def serves(x: torch.Tensor) -> bool:
+    """Whether products of x go through oneDNN; whoever exports, traces, transforms or counts gets plain operators."""
+    return serves_compiled(x) or serves_eagerly(x)
 
-    oneDNN otherwise does so at every call, which is up to a tenth of a network's time (benchmarks/README.md). A change
-    in place through `.data` is one that PyTorch does not count.
+
+def serves_compiled(x: torch.Tensor) -> bool:
+    """Whether what is done with x is compiled for inference on a CPU in float32."""
+    return torch.compiler.is_compiling() and not _is_exporting() and not torch.is_grad_enabled() and _is_float_on_cpu(x)
+
+
+def serves_eagerly(x: torch.Tensor) -> bool:
+    """Whether what is done with x is run at once, on a CPU in float32, and neither traced nor intercepted."""
+    return (
+        not torch.compiler.is_compiling()
+        and is_plain_tensor(x)  # and no proxy of torch.fx
+        and not torch.jit.is_tracing()
+        and not is_in_torch_dispatch_mode()
+        and not is_transformed()
+        and _is_float_on_cpu(x)
+    )
+
+
+def is_plain_tensor(x: torch.Tensor) -> bool:
+    """Whether a tensor is none of a class of its own, as quantized weights are, which knows how to multiply itself."""
+    return type(x) in (torch.Tensor, nn.Parameter)
+
+
+def is_transformed() -> bool:
+    """Whether torch.func transforms what is run, or forward-mode differentiation follows it."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anybody waits for what a module, or any module, takes or gives."""
+    hooks = (f"{when}_hooks" for when in ("forward", "forward_pre", "backward", "backward_pre"))
+    return any(getattr(module, f"_{name}") or getattr(module_hooks, f"_global_{name}") for name in hooks)
+
+
+def _is_float_on_cpu(x: torch.Tensor) -> bool:
+    return _HAS_ONEDNN and x.is_cpu and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool = False) -> torch.Tensor:
+    """A Linear, or the exact GELU of one, where oneDNN serves.
+
+    In inference a weight that requires no gradient is kept in oneDNN's own layout as well, at twice its memory.
+
+    Args:
+        x: (..., in_features).
+        weight: (out_features, in_features).
+        bias: (out_features), None for none.
+        gelu: Whether to apply GELU.
+
+    Returns:
+        (..., out_features).
     """
-    if weight.is_inference():  # changes of which are not counted
-        return weight
-    state = (weight._version, weight.data_ptr())
-    packed_state, packed = _packed_weights.get(weight, (None, None))
-    if packed_state != state:
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
-        _packed_weights[weight] = (state, packed)
-    return packed
+    if torch.compiler.is_compiling():
+        return onednn_linear(x, weight, bias, gelu, not weight.requires_grad)
+    if torch.is_grad_enabled():
+        x = _Linear.apply(x, weight, bias)
+        return nn.functional.gelu(x) if gelu else x
+    return _linear(x, weight, bias, gelu, not weight.requires_grad)
 
 
-def _linear_pointwise(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool = False, pack: bool = False
+def mlp(
+    x: torch.Tensor,
+    weight1: torch.Tensor,
+    bias1: torch.Tensor | None,
+    weight2: torch.Tensor,
+    bias2: torch.Tensor | None,
 ) -> torch.Tensor:
-    weight = pack_weight(weight) if pack else weight
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none")
+    """A Linear, GELU and a second Linear, compiled into one operator that takes the tokens chunk by chunk.
+
+    Args:
+        x: Tokens, (B, N, in_features).
+        weight1: (hidden_features, in_features).
+        bias1: (hidden_features), None for none.
+        weight2: (out_features, hidden_features).
+        bias2: (out_features), None for none.
+
+    Returns:
+        (B, N, out_features).
+    """
+    return onednn_mlp(x, weight1, bias1, weight2, bias2, not (weight1.requires_grad or weight2.requires_grad))
+
+
+def chunk_tokens(x: torch.Tensor, hidden_features: int) -> tuple[torch.Tensor, ...]:
+    """Cut the tokens of all images into chunks of which an MLP's hidden map is a small one.
+
+    Args:
+        x: Tokens, (B, N, C).
+        hidden_features: Width of the hidden map.
+
+    Returns:
+        The chunks, (tokens, C) each.
+    """
+    return x.flatten(0, 1).chunk(-(-x[..., 0].numel() * hidden_features * x.element_size() // _CHUNK_BYTES))
 
 
 @torch.library.custom_op("hifuse_timm::linear", mutates_args=())
 def onednn_linear(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool, pack: bool
 ) -> torch.Tensor:
-    """A Linear, or the GELU of one, through oneDNN; arguments and result as for `linear`."""
-    return _linear_pointwise(x, weight, bias, gelu, pack)
+    """`linear` as an operator, which torch.compile leaves whole where it would call the BLAS."""
+    return _linear(x, weight, bias, gelu, pack)
 
 
 @torch.library.custom_op("hifuse_timm::mlp", mutates_args=())
@@ -70,12 +151,12 @@ def onednn_mlp(
     bias2: torch.Tensor | None,
     pack: bool,
 ) -> torch.Tensor:
-    """A Linear, GELU and a second Linear through oneDNN, (B, N, in) to (B, N, out), piece by piece."""
-    pieces = [
-        _linear_pointwise(_linear_pointwise(piece, weight1, bias1, gelu=True, pack=pack), weight2, bias2, pack=pack)
-        for piece in x.flatten(0, 1).chunk(count_mlp_pieces(x, weight1.shape[0]))
+    """`mlp` as an operator."""
+    chunks = [
+        _linear(_linear(chunk, weight1, bias1, True, pack), weight2, bias2, False, pack)
+        for chunk in chunk_tokens(x, weight1.shape[0])
     ]
-    return torch.cat(pieces).unflatten(0, x.shape[:2])
+    return torch.cat(chunks).unflatten(0, x.shape[:2])
 
 
 @onednn_linear.register_fake
@@ -88,92 +169,38 @@ def _(x, weight1, bias1, weight2, bias2, pack):
     return x.new_empty(*x.shape[:-1], weight2.shape[0])
 
 
-def count_mlp_pieces(x: torch.Tensor, hidden_dim: int) -> int:
-    """Number of pieces of the positions of x to run one after the other, so that each hidden map is a small one.
-
-    In pieces the 1x1 layers of the IRMLP are 1.2 to 1.5 times as fast on a CPU (benchmarks/README.md).
-    """
-    return -(-x[..., 0].numel() * hidden_dim * x.element_size() // _PIECE_BYTES)
-
-
-@torch.fx.wrap
-def linear(
+def _linear(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool = False, pack: bool = False
 ) -> torch.Tensor:
-    """A Linear, or the GELU of one, on a CPU in float32 through oneDNN instead of the BLAS.
+    weight = pack_weight(weight) if pack else weight
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none")
 
-    oneDNN takes GELU into the product, where it costs nothing, and is up to twice as fast as PyTorch's BLAS, MKL, on
-    CPUs that are not Intel's (benchmarks/README.md). Whoever exports, traces or counts gets the plain operators.
 
-    Args:
-        x: (..., in_features).
-        weight: (out_features, in_features).
-        bias: (out_features), None for none.
-        gelu: Whether to apply the exact GELU.
-        pack: Whether to keep the weight in oneDNN's own layout as well, for inference: twice the memory.
+def pack_weight(weight: torch.Tensor) -> torch.Tensor:
+    """The weight of a Linear in oneDNN's own layout, into which it is brought once, and again after each change.
 
-    Returns:
-        (..., out_features).
+    oneDNN otherwise does so at every call, which is up to a tenth of a network's time (benchmarks/README.md). It is for
+    weights that require no gradient: optimizers change the others, some (`AdamW(fused=True)`) without counting it. What
+    PyTorch cannot see is a change through memory shared with NumPy.
     """
-    if not torch.jit.is_scripting() and is_plain_tensor(weight):
-        if is_compiled_for_cpu(x):
-            return onednn_linear(x, weight, bias, gelu, pack)
-        if runs_eagerly_on_cpu(x):
-            if not torch.is_grad_enabled():
-                return _linear_pointwise(x, weight, bias, gelu, pack)
-            x = _OneDnnLinear.apply(x, weight, bias)
-            return F.gelu(x) if gelu else x
-    x = F.linear(x, weight, bias)
-    return F.gelu(x) if gelu else x
+    if weight.is_inference():  # changes of which are not counted
+        return weight
+    was, version, packed = _packed_weights.get(weight, (None, None, None))
+    if was is None or version != weight._version or was.data_ptr() != weight.data_ptr():
+        # the memory of before stays taken, so that none that `.data` brings can have its address
+        was = weight.detach()
+        packed = torch.ops.mkldnn._reorder_linear_weight(was)
+        _packed_weights[weight] = (was, weight._version, packed)
+    return packed
 
 
-def _is_for_onednn(x: torch.Tensor) -> bool:
-    return _HAS_ONEDNN and x.is_cpu and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-
-
-@torch.jit.ignore
-def is_plain_tensor(weight: torch.Tensor) -> bool:
-    """Whether the weight is none of a class of its own, as quantized ones are, which knows how to multiply itself."""
-    return type(weight) in (torch.Tensor, nn.Parameter)
-
-
-@torch.jit.ignore
-def is_compiled_for_cpu(x: torch.Tensor) -> bool:
-    """Whether what is done with x is compiled for inference on a CPU in float32."""
-    return torch.compiler.is_compiling() and not _is_exporting() and not torch.is_grad_enabled() and _is_for_onednn(x)
-
-
-@torch.jit.ignore
-def runs_eagerly_on_cpu(x: torch.Tensor) -> bool:
-    """Whether what is done with x is run at once, on a CPU in float32, and neither traced nor intercepted."""
-    return (
-        isinstance(x, torch.Tensor)  # and no proxy of torch.fx
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not is_in_torch_dispatch_mode()
-        and _is_for_onednn(x)
-    )
-
-
-def _matmul_t(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a @ b.T through oneDNN, for gradients that are not differentiated again."""
-    if torch.is_grad_enabled():
-        return a @ b.t()
-    return _linear_pointwise(a, b, None)
-
-
-class _OneDnnLinear(torch.autograd.Function):
+class _Linear(torch.autograd.Function):
     """A Linear with its gradients through oneDNN."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(x, weight, bias):
-        return _linear_pointwise(x, weight, bias)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs[:2])
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return _linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx, grad):
@@ -191,3 +218,10 @@ class _OneDnnLinear(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum(0)
         return grad_x, grad_weight, grad_bias
+
+
+def _matmul_t(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a @ b.T through oneDNN, for gradients that are not differentiated again."""
+    if torch.is_grad_enabled():
+        return a @ b.t()
+    return _linear(a, b, None)
