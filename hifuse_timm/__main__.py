@@ -316,7 +316,7 @@ def evaluate_command(args: argparse.Namespace) -> None:
     print(format_result(evaluation.result))
     written = []
     if args.json is not None:
-        save_json(evaluation.result, args.json)
+        save_json(args.json, evaluation.result)
         written.append(args.json)
     if args.predictions is not None:
         evaluation.save_predictions(args.predictions)
@@ -333,7 +333,7 @@ def average_command(args: argparse.Namespace) -> None:
     result = average(args.runs)
     print(format_result(result))
     if args.json is not None:
-        save_json(result, args.json)
+        save_json(args.json, result)
         print(f"\nwritten: {args.json}")
 
 
