@@ -20,6 +20,8 @@ from .publish import publish
 from .recipes import recipe_path
 from .warm_start import summarize_origins, warm_start
 
+_USE_EMA_HELP = "take the averaged weights of train.py's --model-ema, or not; by default where there are some"
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand.
@@ -108,7 +110,7 @@ def _make_parser() -> argparse.ArgumentParser:
         help="what timm's train.py saved (.pth.tar), a safetensors file, or a checkpoint of the authors' code",
     )
     weights.add_argument("--pretrained", action="store_true", help="take the published weights of the model")
-    p.add_argument("--use-ema", action="store_true", help="take the averaged weights of train.py's --model-ema")
+    p.add_argument("--use-ema", action=argparse.BooleanOptionalAction, help=_USE_EMA_HELP)
     p.add_argument("--data-dir", required=True, metavar="DIR", help="dataset, as prepare writes it")
     p.add_argument("--split", default="test", metavar="NAME", help="folder of DIR to measure on (default: test)")
     p.add_argument("--json", metavar="FILE", help="write all figures, for average and for publish --metrics")
@@ -161,7 +163,7 @@ def _make_parser() -> argparse.ArgumentParser:
         help="what timm's train.py saved (.pth.tar), a safetensors file, or a checkpoint of the authors' code",
     )
     p.add_argument("--dataset", required=True, metavar="TAG", help=f"data trained on: {', '.join(DATASETS)}")
-    p.add_argument("--use-ema", action="store_true", help="take the averaged weights of train.py's --model-ema")
+    p.add_argument("--use-ema", action=argparse.BooleanOptionalAction, help=_USE_EMA_HELP)
     p.add_argument(
         "--metrics",
         metavar="FILE.json",
@@ -233,7 +235,7 @@ def _make_parser() -> argparse.ArgumentParser:
         metavar="NAME=FILE",
         help="further networks and their checkpoints, a column each; NAME alone takes its pretrained weights",
     )
-    p.add_argument("--use-ema", action="store_true", help="take the averaged weights of train.py's --model-ema")
+    p.add_argument("--use-ema", action=argparse.BooleanOptionalAction, help=_USE_EMA_HELP)
     p.add_argument(
         "--class",
         dest="class_name",
@@ -372,7 +374,7 @@ def warm_start_command(args: argparse.Namespace) -> None:
 def convert_command(args: argparse.Namespace) -> None:
     """Convert a checkpoint."""
     output = check_output(args.output)
-    state_dict, dropped = convert_state_dict(read_checkpoint(args.checkpoint))
+    state_dict, dropped = convert_state_dict(read_checkpoint(args.checkpoint).state_dict)
     architecture = Architecture.of(state_dict)
     if architecture.variant is not None:
         model = timm.create_model(

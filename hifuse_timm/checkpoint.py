@@ -1,18 +1,20 @@
 """Files of weights: read safely, unwrap, save."""
 
 import argparse
+import copy
 import pickle
 import re
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
-from .errors import shorten
-from .files import replacing_file
+from .errors import first_line, shorten
+from .files import check_writable, replacing_file
 
-__all__ = ["check_output", "read_checkpoint", "read_training_args", "save_weights", "unwrap_state_dict"]
+__all__ = ["Checkpoint", "check_output", "read_checkpoint", "save_weights", "unwrap_state_dict"]
 
 # Where a checkpoint keeps its weights: timm's train.py under state_dict, the authors' training code under net.
 _WRAPPERS = ("state_dict", "model", "net")
@@ -23,48 +25,84 @@ _EMA_WRAPPERS = ("state_dict_ema", "model_ema")
 _PREFIXES = ("module.", "_orig_mod.")
 
 
-def read_checkpoint(path: str | Path, use_ema: bool = False) -> dict[str, torch.Tensor]:
-    """Read the weights of a checkpoint file, in whatever layout they are.
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file says of a network: one set of weights, and how they came about.
+
+    Attributes:
+        state_dict: The weights, in memory of their own, keys without prefixes.
+        training_args: The arguments of timm's train.py, none of a file of anything else.
+        averaged: Whether these are the averaged (EMA) weights of a training.
+        has_averaged: Whether the file holds averaged weights beside the trained ones.
+        epoch: The epoch, counted from 0, after which train.py saved them; None where the file does not say.
+    """
+
+    state_dict: dict[str, torch.Tensor]
+    training_args: dict
+    averaged: bool
+    has_averaged: bool
+    epoch: int | None
+
+
+def read_checkpoint(path: str | Path, use_ema: bool | None = None) -> Checkpoint:
+    """Read a checkpoint file, once, in whatever layout it is.
 
     Reads safetensors, and pickles with nothing in them but tensors, plain Python values and the argparse.Namespace
     of timm's train.py; unwraps `state_dict`, `model` and `net`, and takes `module.` and `_orig_mod.` off the keys.
 
     Args:
         path: The file; safetensors by its ending, otherwise a pickle made by torch.save.
-        use_ema: Whether to take the averaged weights that train.py keeps beside the trained ones.
+        use_ema: Whether to take the averaged weights that train.py keeps beside the trained ones, and picks its best
+            epoch by. By default they are taken where there are some.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is truncated, needs any other pickled global, holds no weights, no averaged weights
-            where they are asked for, or something that is no tensor among its weights.
+        ValueError: If the file is truncated, needs any other pickled global, holds no weights of the kind asked for,
+            or something that is no tensor among its weights.
     """
+    content = _read(path)
     try:
-        return unwrap_state_dict(_read(path), use_ema=use_ema)
+        state_dict, averaged, has_averaged = _find_weights(content, use_ema)
     except _LayoutError as e:
         raise ValueError(f"checkpoint {path}: {e}") from None
+    args, epoch = content.get("args"), content.get("epoch")
+    return Checkpoint(
+        # what is used later is what was read now, whatever becomes of the mapped file; shared memory stays shared
+        state_dict=copy.deepcopy(state_dict),
+        training_args=vars(args) if isinstance(args, argparse.Namespace) else {},
+        averaged=averaged,
+        has_averaged=has_averaged,
+        epoch=epoch if type(epoch) is int else None,
+    )
 
 
 class _LayoutError(ValueError):
     """The content of a checkpoint is not what it should be; says so without the name of the file."""
 
 
-def unwrap_state_dict(content: dict, use_ema: bool = False) -> dict[str, torch.Tensor]:
+def unwrap_state_dict(content: dict, use_ema: bool | None = None) -> dict[str, torch.Tensor]:
     """The weights in the content of a checkpoint: out of `state_dict`, `model` or `net`, keys without prefixes.
 
     Args:
         content: What the checkpoint file holds, or weights that are bare already.
-        use_ema: Whether to take the averaged weights that train.py keeps beside the trained ones.
+        use_ema: Whether to take averaged weights; by default where there are some.
 
     Raises:
-        ValueError: If the content holds no weights, no averaged weights where they are asked for, or something that
-            is no tensor among its weights.
+        ValueError: If the content holds no weights of the kind asked for, or something that is no tensor among them.
     """
-    wrappers = _EMA_WRAPPERS if use_ema else _WRAPPERS
-    state_dict = next((content[key] for key in wrappers if isinstance(content.get(key), dict)), None)
-    if state_dict is None:
-        if use_ema:
-            raise _LayoutError(f"it holds no averaged (EMA) weights: its keys are {shorten(content, 4)}")
-        state_dict = content
+    return _find_weights(content, use_ema)[0]
+
+
+def _find_weights(content: dict, use_ema: bool | None) -> tuple[dict[str, torch.Tensor], bool, bool]:
+    """The weights, whether they are averaged ones, and whether there are both."""
+    averaged = next((content[key] for key in _EMA_WRAPPERS if isinstance(content.get(key), dict)), None)
+    trained = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)), None)
+    if averaged is None and use_ema:
+        raise _LayoutError(f"it holds no averaged (EMA) weights: its keys are {shorten(content, 4)}")
+    if averaged is not None and trained is None and use_ema is False:
+        raise _LayoutError(f"it holds averaged (EMA) weights alone: its keys are {shorten(content, 4)}")
+    take_averaged = averaged is not None and use_ema is not False
+    state_dict = averaged if take_averaged else content if trained is None else trained
     state_dict = {_strip_prefixes(str(key)): value for key, value in state_dict.items()}
     others = {key: type(value).__name__ for key, value in state_dict.items() if not isinstance(value, torch.Tensor)}
     if others or not state_dict:
@@ -72,13 +110,7 @@ def unwrap_state_dict(content: dict, use_ema: bool = False) -> dict[str, torch.T
         raise _LayoutError(
             f"it is no state dict of tensors: {found}; expected tensors, bare or under one of {', '.join(_WRAPPERS)}"
         )
-    return state_dict
-
-
-def read_training_args(path: str | Path) -> dict:
-    """The arguments of timm's train.py that a checkpoint of it holds; none for any other checkpoint."""
-    args = _read(path).get("args")
-    return vars(args) if isinstance(args, argparse.Namespace) else {}
+    return state_dict, take_averaged, averaged is not None and trained is not None
 
 
 def check_output(path: str | Path) -> Path:
@@ -86,13 +118,12 @@ def check_output(path: str | Path) -> Path:
 
     Raises:
         ValueError: If its name does not end in .safetensors.
-        FileNotFoundError: If its directory does not exist.
+        OSError: If its directory does not exist, or it is one itself.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"output {path} must end in .safetensors, by which timm knows how to read it")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{path.absolute().parent}, to write {path.name} in, does not exist")
+    check_writable(path)
     return path
 
 
@@ -136,8 +167,7 @@ def _read_pickle(path: Path) -> dict:
         raise ValueError(f"checkpoint {path} is neither safetensors nor a file of torch.save, or is damaged") from e
     except Exception as e:  # a damaged pickle fails at whatever its first wrong byte leads to
         raise ValueError(
-            f"checkpoint {path} cannot be read ({(str(e).splitlines() or [type(e).__name__])[0]}); it may be "
-            "truncated: copy or download it again"
+            f"checkpoint {path} cannot be read ({first_line(e)}); it may be truncated: copy or download it again"
         ) from e
     if not isinstance(content, dict):
         raise ValueError(f"checkpoint {path} holds a {type(content).__name__}, expected a state dict")

@@ -786,7 +786,7 @@ def _create_hifuse(variant: str, pretrained: bool = False, **kwargs) -> HiFuse:
         kwargs["pretrained_cfg_overlay"] = dict(first_conv="local_stem.0") | overlay
     if pretrained:
         kwargs = resolve_weights(variant, **kwargs)
-    return build_model_with_cfg(
+    model = build_model_with_cfg(
         HiFuse,
         variant,
         pretrained,
@@ -795,6 +795,10 @@ def _create_hifuse(variant: str, pretrained: bool = False, **kwargs) -> HiFuse:
         feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls="getter"),
         **kwargs,
     )
+    for module in model.modules():  # timm keeps the weights that it was handed, and with features_only twice
+        if hasattr(module, "pretrained_cfg"):
+            module.pretrained_cfg.pop("state_dict", None)
+    return model
 
 
 def _cfg(**kwargs) -> dict:

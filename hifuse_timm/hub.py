@@ -1,5 +1,6 @@
 """Weights in from the Hugging Face Hub: find, download, verify, and say what failed."""
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -24,6 +25,8 @@ from .errors import first_line
 from .files import sha256
 
 __all__ = ["NAMESPACE", "README_URL", "check_tag", "download", "resolve_weights"]
+
+_logger = logging.getLogger(__name__)
 
 # Owner of the published repositories.
 NAMESPACE = os.environ.get("HIFUSE_TIMM_NAMESPACE") or "hifuse-timm"
@@ -52,9 +55,10 @@ def resolve_weights(
     cache_dir: str | Path | None = None,
     **kwargs,
 ) -> dict:
-    """Find the pretrained weights of a model before it is built, and see that they are whole.
+    """Find and read the pretrained weights of a model before it is built, and see that they are whole.
 
-    Weights of the Hub are downloaded and their checksum is compared with the Hub's; timm then reads the local file.
+    Weights of the Hub are downloaded and their checksum is compared with the Hub's. timm is handed the weights that
+    were checked, not the file. Of a file with averaged and trained weights the averaged ones are taken.
     What the pretrained config says of classes and input channels becomes what the weights have, since timm drops the
     classifier without a word where the two differ. Only -1 classes stay: with them train.py asks for a new classifier.
 
@@ -94,9 +98,13 @@ def resolve_weights(
         )
 
     if path is not None:
-        state_dict = read_checkpoint(path)
+        checkpoint = read_checkpoint(path)
+        if checkpoint.has_averaged:
+            _logger.warning(f"{path} holds averaged (EMA) and trained weights: the averaged ones are taken")
+        state_dict = checkpoint.state_dict
         overlay.update(file=str(path), source="")
     if state_dict is not None:
+        overlay["state_dict"] = state_dict  # which timm then takes, whatever else the config names
         architecture = Architecture.of(convert_state_dict(state_dict)[0])
         if overlay.get("num_classes") == -1:  # as train.py --pretrained-path says that it wants a new classifier
             registered = resolve_pretrained_cfg(variant, pretrained_cfg=pretrained_cfg)

@@ -12,7 +12,7 @@ from timm.data import resolve_data_config
 from timm.models import resolve_pretrained_cfg
 from torch import nn
 
-from .checkpoint import read_checkpoint, read_training_args, save_weights
+from .checkpoint import read_checkpoint, save_weights
 from .convert import Architecture, check_architecture, convert_state_dict
 from .datasets import DATASETS
 from .errors import first_line
@@ -29,7 +29,7 @@ def publish(
     model_name: str,
     checkpoint: str | Path,
     dataset: str,
-    use_ema: bool = False,
+    use_ema: bool | None = None,
     metrics: str | Path | None = None,
     repo_id: str | None = None,
     private: bool = False,
@@ -41,7 +41,8 @@ def publish(
         model_name: Name of a registered model, without tag.
         checkpoint: What timm's train.py saved, a safetensors file, or a checkpoint of the authors' code.
         dataset: Tag of the dataset that it was trained on, a key of `DATASETS`.
-        use_ema: Whether to take the averaged weights that train.py keeps beside the trained ones.
+        use_ema: Whether to take the averaged weights that train.py keeps beside the trained ones; by default where
+            there are some.
         metrics: JSON file of an object whose numbers become the card's metrics; what `evaluate` and `average` write
             also gives the card their intervals and the paper's figures. Anything else in it is left out.
         repo_id: Repository, `NAMESPACE/model_name.dataset` by default.
@@ -67,15 +68,15 @@ def publish(
         _check_replaceable(Path(dry_run))
     elif get_token() is None:
         raise PermissionError("publish needs a token of the Hub that may write: run `hf auth login`, or set HF_TOKEN")
-    state_dict, _ = convert_state_dict(read_checkpoint(checkpoint, use_ema=use_ema))
+    loaded = read_checkpoint(checkpoint, use_ema)
+    state_dict, _ = convert_state_dict(loaded.state_dict)
     architecture = Architecture.of(state_dict)
     if architecture.num_classes != DATASETS[dataset].num_classes:
         raise ValueError(
             f"checkpoint {checkpoint} has {architecture.num_classes or 'no'} classes, {dataset} has "
             f"{DATASETS[dataset].num_classes}: {', '.join(DATASETS[dataset].labels)}"
         )
-    training_args = read_training_args(checkpoint)
-    model, model_args = _create_on_meta(model_name, dataset, architecture, training_args)
+    model, model_args = _create_on_meta(model_name, dataset, architecture, loaded.training_args)
     check_architecture(state_dict, model.state_dict())
 
     def write(directory: Path) -> None:
@@ -83,7 +84,7 @@ def publish(
         config = json.dumps(_make_config(model, dataset, model_args), indent=2)
         (directory / "config.json").write_text(config + "\n", encoding="utf-8")
         checksum = sha256(directory / "model.safetensors")
-        card = make_card(repo_id, model, dataset, results, evaluation, training_args, use_ema, checksum)
+        card = make_card(repo_id, model, dataset, results, evaluation, loaded.training_args, loaded.averaged, checksum)
         card.save(directory / "README.md")
 
     if dry_run is not None:

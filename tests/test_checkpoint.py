@@ -11,7 +11,8 @@ from conftest import NARROW
 from parity import MODELS, authors_state_dict
 from safetensors.torch import save_file
 
-from hifuse_timm.checkpoint import read_checkpoint, read_training_args, save_weights
+from hifuse_timm import hub
+from hifuse_timm.checkpoint import check_output, read_checkpoint, save_weights
 from hifuse_timm.convert import Architecture, checkpoint_filter_fn, convert_state_dict
 
 
@@ -31,7 +32,7 @@ def assert_same(found, expected):
 def test_wrapped_and_prefixed_weights_load(state_dict, tmp_path, wrapper, prefix):
     content = OrderedDict((prefix + key, value) for key, value in state_dict.items())
     torch.save({wrapper: content, "epoch": 3, "arch": "hifuse_tiny"} if wrapper else content, tmp_path / "weights.pth")
-    assert_same(read_checkpoint(tmp_path / "weights.pth"), state_dict)
+    assert_same(read_checkpoint(tmp_path / "weights.pth").state_dict, state_dict)
     overlay = dict(file=str(tmp_path / "weights.pth"))
     model = timm.create_model("hifuse_tiny", pretrained=True, pretrained_cfg_overlay=overlay, **NARROW)
     assert_same(model.state_dict(), state_dict)
@@ -39,28 +40,94 @@ def test_wrapped_and_prefixed_weights_load(state_dict, tmp_path, wrapper, prefix
 
 def test_safetensors_and_files_of_old_torch_load(state_dict, tmp_path):
     save_file(state_dict, tmp_path / "weights.safetensors")
-    assert_same(read_checkpoint(tmp_path / "weights.safetensors"), state_dict)
+    assert_same(read_checkpoint(tmp_path / "weights.safetensors").state_dict, state_dict)
     torch.save(state_dict, tmp_path / "weights.pt", _use_new_zipfile_serialization=False)
-    assert_same(read_checkpoint(tmp_path / "weights.pt"), state_dict)
+    assert_same(read_checkpoint(tmp_path / "weights.pt").state_dict, state_dict)
 
 
-def test_averaged_weights_are_taken_on_request(state_dict, tmp_path):
-    averaged = {key: value + 1 for key, value in state_dict.items()}
-    args = argparse.Namespace(lr=0.1)
-    torch.save(dict(state_dict=state_dict, state_dict_ema=averaged, args=args), tmp_path / "last.pth.tar")
-    assert_same(read_checkpoint(tmp_path / "last.pth.tar"), state_dict)
-    assert_same(read_checkpoint(tmp_path / "last.pth.tar", use_ema=True), averaged)
-    assert read_training_args(tmp_path / "last.pth.tar") == {"lr": 0.1}
+@pytest.fixture
+def averaged(state_dict):
+    return {key: value + 1 for key, value in state_dict.items()}
+
+
+@pytest.fixture
+def trained_file(state_dict, averaged, tmp_path):
+    """What train.py --model-ema saves."""
+    args = argparse.Namespace(lr=0.1, model_ema=True)
+    content = dict(epoch=14, arch="hifuse_tiny", state_dict=state_dict, state_dict_ema=averaged, args=args, version=2)
+    torch.save(content, tmp_path / "last.pth.tar")
+    return tmp_path / "last.pth.tar"
+
+
+def test_averaged_weights_are_taken_where_there_are_some_unless_the_others_are_asked_for(
+    state_dict, averaged, trained_file
+):
+    for use_ema, expected in ((None, averaged), (True, averaged), (False, state_dict)):
+        found = read_checkpoint(trained_file, use_ema)
+        assert_same(found.state_dict, expected)
+        assert (found.averaged, found.has_averaged) == (use_ema is not False, True)
+        assert (found.training_args, found.epoch) == ({"lr": 0.1, "model_ema": True}, 14)
+
+
+def test_file_with_one_kind_of_weights_says_which(state_dict, tmp_path):
+    for key, averaged in (("state_dict", False), ("state_dict_ema", True), ("model_ema", True)):
+        torch.save({key: state_dict}, tmp_path / "last.pth.tar")
+        found = read_checkpoint(tmp_path / "last.pth.tar")
+        assert_same(found.state_dict, state_dict)
+        assert (found.averaged, found.has_averaged, found.training_args, found.epoch) == (averaged, False, {}, None)
+        with pytest.raises(ValueError, match="averaged .EMA. weights alone" if averaged else "no averaged .EMA."):
+            read_checkpoint(tmp_path / "last.pth.tar", use_ema=not averaged)
+
+
+def test_pretrained_takes_the_weights_that_the_commands_take_and_says_so(averaged, trained_file, caplog):
+    overlay = dict(file=str(trained_file))
+    model = timm.create_model("hifuse_tiny", pretrained=True, pretrained_cfg_overlay=overlay, **NARROW)
+    assert_same(model.state_dict(), averaged)
+    assert "last.pth.tar holds averaged (EMA) and trained weights: the averaged ones are taken" in caplog.text
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pth"])
+def test_file_is_read_once_and_what_was_read_is_loaded(narrow, state_dict, tmp_path, monkeypatch, ending):
+    path = tmp_path / f"weights{ending}"
+    save_file(state_dict, path) if ending == ".safetensors" else torch.save(state_dict, path)
+    read = hub.read_checkpoint
+
+    def read_then_spoil(path):
+        checkpoint = read(path)
+        path.write_bytes(bytes(path.stat().st_size))
+        return checkpoint
+
+    monkeypatch.setattr(hub, "read_checkpoint", read_then_spoil)
+    assert_same(narrow(pretrained=True, pretrained_cfg_overlay=dict(file=str(path))).state_dict(), state_dict)
+
+
+@pytest.mark.parametrize("kwargs", [{}, dict(features_only=True)])
+def test_network_keeps_no_second_copy_of_its_weights(narrow, state_dict, kwargs):
+    model = narrow(pretrained=True, pretrained_cfg_overlay=dict(state_dict=state_dict), **kwargs)
+    configs = [module.pretrained_cfg for module in model.modules() if hasattr(module, "pretrained_cfg")]
+    assert configs and not any("state_dict" in config for config in configs)
+
+
+def test_output_is_checked_before_the_work(tmp_path):
+    assert check_output(tmp_path / "weights.safetensors") == tmp_path / "weights.safetensors"
+    (tmp_path / "folder.safetensors").mkdir()
+    for name, error, words in (
+        ("weights.pth", ValueError, "must end in .safetensors"),
+        ("missing/weights.safetensors", FileNotFoundError, "missing, to write weights.safetensors in, does not exist"),
+        ("folder.safetensors", FileExistsError, "is a folder, expected a file"),
+    ):
+        with pytest.raises(error, match=words):
+            check_output(tmp_path / name)
 
 
 def test_saved_weights_are_whole_or_not_there(state_dict, tmp_path):
     save_weights(state_dict, tmp_path / "weights.safetensors")
-    assert_same(read_checkpoint(tmp_path / "weights.safetensors"), state_dict)
+    assert_same(read_checkpoint(tmp_path / "weights.safetensors").state_dict, state_dict)
     (tmp_path / "other").touch()
     assert (tmp_path / "weights.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
     with pytest.raises(RuntimeError):  # safetensors takes no memory twice
         save_weights(dict.fromkeys("ab", torch.zeros(2)), tmp_path / "weights.safetensors")
-    assert_same(read_checkpoint(tmp_path / "weights.safetensors"), state_dict)
+    assert_same(read_checkpoint(tmp_path / "weights.safetensors").state_dict, state_dict)
     assert len(list(tmp_path.iterdir())) == 2
 
 

@@ -38,7 +38,7 @@ def dry_run(tmp_path_factory, checkpoint):
     directory = tmp_path_factory.mktemp("dry_run") / "hifuse_tiny.isic2018"
     metrics = directory.parent / "metrics.json"
     metrics.write_text(json.dumps(METRICS))
-    options = ["--use-ema", "--metrics", str(metrics), "--repo-id", "clinic/skin", "--dry-run", str(directory)]
+    options = ["--metrics", str(metrics), "--repo-id", "clinic/skin", "--dry-run", str(directory)]
     assert publish(checkpoint, *options) == 0
     return directory
 

@@ -217,7 +217,7 @@ def test_train_py_itself_starts_from_the_file(written, tmp_path):
         *("--data-dir", str(tmp_path), "--output", str(tmp_path), "--experiment", "run"),
     )
     assert result.returncode == 0, result.stderr
-    trained = read_checkpoint(tmp_path / "run" / "last.pth.tar")
+    trained = read_checkpoint(tmp_path / "run" / "last.pth.tar").state_dict
     assert trained["head.fc.weight"].shape == (3, 768)
     for key, value in load_file(path).items():
         if not key.endswith(("running_mean", "running_var", "num_batches_tracked")):

@@ -67,7 +67,7 @@ def test_published_weights_give_the_figures_of_the_training(tag, train, hub, tmp
     data_dir = prepared / "fold1" if tag == "kvasir" else prepared
 
     checkpoint = train(tag, data_dir, tmp_path / "run")
-    trained = read_checkpoint(checkpoint)
+    trained = read_checkpoint(checkpoint).state_dict
 
     def evaluate(name, *weights):
         files = ["--json", str(tmp_path / f"{name}.json"), "--predictions", str(tmp_path / f"{name}.csv")]

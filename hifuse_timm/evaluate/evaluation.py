@@ -22,7 +22,7 @@ from timm.utils import reparameterize_model
 from torch import nn
 from torch.utils.data import Dataset
 
-from ..checkpoint import read_checkpoint, read_training_args
+from ..checkpoint import Checkpoint, read_checkpoint
 from ..convert import Architecture, check_architecture, convert_state_dict
 from ..errors import require, shorten
 from ..files import save_figure, write_text
@@ -98,7 +98,7 @@ def evaluate(
     checkpoint: str | Path | None = None,
     *,
     split: str = "test",
-    use_ema: bool = False,
+    use_ema: bool | None = None,
     fuse: bool = False,
     device: str | None = None,
     precision: str = "float32",
@@ -124,7 +124,8 @@ def evaluate(
         checkpoint: What timm's train.py saved, a safetensors file, or a checkpoint of the authors' code; None for the
             pretrained weights of the model.
         split: Folder in `data_dir` to evaluate on.
-        use_ema: Whether to take the averaged weights that train.py keeps beside the trained ones.
+        use_ema: Whether to take the averaged weights that train.py keeps beside the trained ones; by default where
+            there are some.
         fuse: Whether to fold the network for inference, which leaves its outputs as they are but for rounding.
         device: As `cpu` or `cuda:1`; the machine's accelerator by default, where it has one.
         precision: One of `PRECISIONS`; of the lower ones, autocast decides what is computed in them.
@@ -161,19 +162,20 @@ def evaluate(
     description = _read_description(data_dir)
     classes = _find_classes(data_dir, description, found)
 
-    training_args = read_training_args(checkpoint) if checkpoint is not None else {}
+    loaded = None if checkpoint is None else read_checkpoint(checkpoint, use_ema)
+    training_args = loaded.training_args if loaded else {}
     data_args = {
         key: value
         for key, value in dict(img_size=img_size, crop_pct=crop_pct, mean=mean, std=std).items()
         if value is not None
     }
-    if checkpoint is None:
+    if loaded is None:
         network = _create_model(model, model_kwargs or {}, img_size, pretrained=True)
         label_names = network.pretrained_cfg.get("label_names")
         if isinstance(label_names, (list, tuple)) and len(label_names) == network.num_classes:
             classes = list(label_names)
     else:
-        network = _load_checkpoint(model, checkpoint, use_ema, training_args, model_kwargs, img_size, classes)
+        network = _load_checkpoint(model, checkpoint, loaded, model_kwargs, img_size, classes)
     weights = f"checkpoint {checkpoint}" if checkpoint is not None else f"model {model}"
     if network.num_classes != len(classes):
         raise ValueError(
@@ -238,7 +240,7 @@ def evaluate(
         paper=paper_result(architecture, description.get("name")),
         conditions=dict(
             checkpoint=None if checkpoint is None else str(checkpoint),
-            use_ema=use_ema,
+            use_ema=loaded is not None and loaded.averaged,
             fuse=fuse,
             precision=precision,
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
@@ -320,14 +322,13 @@ def _create_model(name: str, kwargs: dict, img_size: int | None, **options) -> n
 def _load_checkpoint(
     name: str,
     checkpoint: str | Path,
-    use_ema: bool,
-    training_args: dict,
+    loaded: Checkpoint,
     model_kwargs: dict | None,
     img_size: int | None,
     classes: list[str],
 ) -> nn.Module:
     """The network as train.py built it, with the weights of a checkpoint."""
-    state_dict = read_checkpoint(checkpoint, use_ema=use_ema)
+    state_dict, training_args = loaded.state_dict, loaded.training_args
     in_chans = training_args.get("in_chans") or (training_args.get("input_size") or [None])[0]
     kwargs = dict(in_chans=in_chans, global_pool=training_args.get("gp"), bn_eps=training_args.get("bn_eps"))
     kwargs = {key: value for key, value in kwargs.items() if value is not None}

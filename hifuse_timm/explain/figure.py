@@ -53,7 +53,7 @@ def explain(
     class_name: int | str | None = None,
     layers: Sequence[str] = (),
     data_dir: str | Path | None = None,
-    use_ema: bool = False,
+    use_ema: bool | None = None,
     device: str | torch.device | None = None,
 ) -> list[Path]:
     """Draw a figure like the paper's Figure 4: a row for each image, a column for each network or layer.
@@ -76,7 +76,8 @@ def explain(
         layers: Layers of the model to show, a column each, as for `grad_cam`; by default the last one before the head.
             'all', alone, is every stage of a HiFuse in a row and every branch in a column.
         data_dir: Prepared dataset, whose dataset.json names the classes; by default the names in the pretrained config.
-        use_ema: Whether to take the averaged weights that train.py keeps beside the trained ones.
+        use_ema: Whether to take the averaged weights that train.py keeps beside the trained ones; by default where
+            there are some.
         device: Device to run on, by default CUDA where there is one, else the CPU.
 
     Returns:

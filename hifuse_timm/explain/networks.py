@@ -10,7 +10,7 @@ import torch
 from timm.data import create_transform, resolve_data_config
 from torch import nn
 
-from ..checkpoint import read_checkpoint, read_training_args
+from ..checkpoint import read_checkpoint
 from ..convert import check_architecture, convert_state_dict
 from ..hifuse import HiFuse
 
@@ -32,7 +32,7 @@ class Network:
 
 
 def load_network(
-    name: str, checkpoint: str | Path | None, use_ema: bool, data_dir: Path | None, device: torch.device
+    name: str, checkpoint: str | Path | None, use_ema: bool | None, data_dir: Path | None, device: torch.device
 ) -> Network:
     """Create a timm model with the weights of a checkpoint, or pretrained, and its preprocessing."""
     training_args = {}
@@ -42,10 +42,10 @@ def load_network(
         if not timm.is_model(name.partition(".")[0]):
             near = difflib.get_close_matches(name, timm.list_models(), n=3) or timm.list_models("hifuse*")
             raise ValueError(f"model {name!r} is not registered with timm; near it are {', '.join(near)}")
-        state_dict = read_checkpoint(checkpoint, use_ema=use_ema)
+        loaded = read_checkpoint(checkpoint, use_ema)
+        state_dict, training_args = loaded.state_dict, loaded.training_args
         if name.startswith("hifuse_"):
             state_dict, _ = convert_state_dict(state_dict)
-        training_args = read_training_args(checkpoint)
         model_args = dict(training_args.get("model_kwargs") or {})
         for argument, theirs in (("global_pool", "gp"), ("bn_eps", "bn_eps")):
             if training_args.get(theirs) is not None:
