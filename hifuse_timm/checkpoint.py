@@ -13,6 +13,7 @@ import torch
 
 from .errors import first_line, shorten
 from .files import check_writable, replacing_file
+from .train_args import check_train_args
 
 __all__ = ["Checkpoint", "check_output", "read_checkpoint", "save_weights", "unwrap_state_dict"]
 
@@ -21,8 +22,12 @@ _WRAPPERS = ("state_dict", "model", "net")
 
 _EMA_WRAPPERS = ("state_dict_ema", "model_ema")
 
-# What DistributedDataParallel and torch.compile put before every key.
-_PREFIXES = ("module.", "_orig_mod.")
+# What wrappers put before the keys of a network or of its parts. In front, `module` is of DistributedDataParallel;
+# further in, it may be the network's own.
+_WRAPPED = "_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module"
+_PREFIXES = re.compile(rf"^(?:(?:module|{_WRAPPED})\.)+|(?<=\.)(?:{_WRAPPED})\.")
+
+_LONGEST_KEY = 500
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ def read_checkpoint(path: str | Path, use_ema: bool | None = None) -> Checkpoint
     """Read a checkpoint file, once, in whatever layout it is.
 
     Reads safetensors, and pickles with nothing in them but tensors, plain Python values and the argparse.Namespace
-    of timm's train.py; unwraps `state_dict`, `model` and `net`, and takes `module.` and `_orig_mod.` off the keys.
+    of timm's train.py; unwraps `state_dict`, `model` and `net`, and takes off the keys what wrappers put there:
+    `module.` of DistributedDataParallel, and what torch.compile, FSDP and activation checkpointing name themselves.
 
     Args:
         path: The file; safetensors by its ending, otherwise a pickle made by torch.save.
@@ -58,26 +64,23 @@ def read_checkpoint(path: str | Path, use_ema: bool | None = None) -> Checkpoint
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is truncated, needs any other pickled global, holds no weights of the kind asked for,
-            or something that is no tensor among its weights.
+            something that is no plain tensor among its weights, or a training argument of the wrong kind.
     """
     content = _read(path)
     try:
         state_dict, averaged, has_averaged = _find_weights(content, use_ema)
-    except _LayoutError as e:
+        _check_memory(state_dict, Path(path).stat().st_size)
+        args, epoch = content.get("args"), content.get("epoch")
+        return Checkpoint(
+            # what is used later is what was read now, whatever becomes of the mapped file; shared memory stays shared
+            state_dict=copy.deepcopy(state_dict),
+            training_args=check_train_args(vars(args)) if isinstance(args, argparse.Namespace) else {},
+            averaged=averaged,
+            has_averaged=has_averaged,
+            epoch=epoch if type(epoch) is int else None,
+        )
+    except ValueError as e:
         raise ValueError(f"checkpoint {path}: {e}") from None
-    args, epoch = content.get("args"), content.get("epoch")
-    return Checkpoint(
-        # what is used later is what was read now, whatever becomes of the mapped file; shared memory stays shared
-        state_dict=copy.deepcopy(state_dict),
-        training_args=vars(args) if isinstance(args, argparse.Namespace) else {},
-        averaged=averaged,
-        has_averaged=has_averaged,
-        epoch=epoch if type(epoch) is int else None,
-    )
-
-
-class _LayoutError(ValueError):
-    """The content of a checkpoint is not what it should be; says so without the name of the file."""
 
 
 def unwrap_state_dict(content: dict, use_ema: bool | None = None) -> dict[str, torch.Tensor]:
@@ -88,7 +91,8 @@ def unwrap_state_dict(content: dict, use_ema: bool | None = None) -> dict[str, t
         use_ema: Whether to take averaged weights; by default where there are some.
 
     Raises:
-        ValueError: If the content holds no weights of the kind asked for, or something that is no tensor among them.
+        ValueError: If the content holds no weights of the kind asked for, or something that is no plain tensor among
+            them.
     """
     return _find_weights(content, use_ema)[0]
 
@@ -97,20 +101,62 @@ def _find_weights(content: dict, use_ema: bool | None) -> tuple[dict[str, torch.
     """The weights, whether they are averaged ones, and whether there are both."""
     averaged = next((content[key] for key in _EMA_WRAPPERS if isinstance(content.get(key), dict)), None)
     trained = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)), None)
+    keys = shorten((f"{key!r:.80}" for key in content), 4)
     if averaged is None and use_ema:
-        raise _LayoutError(f"it holds no averaged (EMA) weights: its keys are {shorten(content, 4)}")
+        raise ValueError(f"it holds no averaged (EMA) weights: its keys are {keys}")
     if averaged is not None and trained is None and use_ema is False:
-        raise _LayoutError(f"it holds averaged (EMA) weights alone: its keys are {shorten(content, 4)}")
+        raise ValueError(f"it holds averaged (EMA) weights alone: its keys are {keys}")
     take_averaged = averaged is not None and use_ema is not False
     state_dict = averaged if take_averaged else content if trained is None else trained
-    state_dict = {_strip_prefixes(str(key)): value for key, value in state_dict.items()}
-    others = {key: type(value).__name__ for key, value in state_dict.items() if not isinstance(value, torch.Tensor)}
-    if others or not state_dict:
-        found = ", ".join(f"{key} is a {kind}" for key, kind in list(others.items())[:3]) or "it is empty"
-        raise _LayoutError(
-            f"it is no state dict of tensors: {found}; expected tensors, bare or under one of {', '.join(_WRAPPERS)}"
+    return _clean(state_dict), take_averaged, averaged is not None and trained is not None
+
+
+def _clean(state_dict: dict) -> dict[str, torch.Tensor]:
+    """The tensors alone, without what may have been set on them, by keys without prefixes."""
+    cleaned, faults = {}, []
+    for key, value in state_dict.items():
+        if not isinstance(key, str) or not key.isprintable() or len(key) > _LONGEST_KEY:
+            found = f"{key!r:.80}" if isinstance(key, str) else f"a {type(key).__name__}"
+            raise ValueError(f"it is no state dict: {found} is among its keys, expected names of weights")
+        name = _PREFIXES.sub("", key)
+        if fault := _find_fault(value):
+            faults.append(f"{key} is {fault}")
+        elif name in cleaned:
+            raise ValueError(f"it is no state dict of one network: {key} and another of its keys mean {name}")
+        else:
+            cleaned[name] = torch.Tensor.detach(value)
+    if faults or not cleaned:
+        raise ValueError(
+            f"it is no state dict of tensors: {shorten(faults, 3) or 'it is empty'}; expected tensors, bare or under "
+            f"one of {', '.join(_WRAPPERS)}"
         )
-    return state_dict, take_averaged, averaged is not None and trained is not None
+    return cleaned
+
+
+def _find_fault(value: object) -> str | None:
+    """What keeps a value from being a plain tensor, None for nothing."""
+    if type(value) not in (torch.Tensor, torch.nn.Parameter):
+        return f"a {type(value).__name__}"
+    if value.is_quantized:
+        return "quantized"
+    if value.layout != torch.strided or value.is_nested:
+        return "a sparse or nested tensor"
+    if value.is_meta:
+        return "a meta tensor, which has no values"
+    if torch.is_complex(value) or torch.is_neg(value):  # a method may be hidden by what was set on the tensor
+        return "a complex tensor, or a view of one"
+    return None
+
+
+def _check_memory(state_dict: dict[str, torch.Tensor], file_size: int) -> None:
+    """Check that the tensors of a file do not take more memory than it holds, as one value said to be many does."""
+    size = sum(value.nbytes for value in state_dict.values())
+    if size > 2 * file_size:  # networks may use some weights twice
+        key = max(state_dict, key=lambda key: state_dict[key].nbytes - state_dict[key].untyped_storage().nbytes())
+        raise ValueError(
+            f"its weights would take {size:,} bytes and the file has {file_size:,}: some are stored once and said to "
+            f"be many, as {key} of shape {tuple(state_dict[key].shape)}; save them contiguous"
+        )
 
 
 def check_output(path: str | Path) -> Path:
@@ -128,12 +174,22 @@ def check_output(path: str | Path) -> Path:
 
 
 def save_weights(state_dict: dict[str, torch.Tensor], path: str | Path) -> None:
-    """Save weights as safetensors, so that no half of the file is ever seen there."""
+    """Save weights as safetensors, so that no half of the file is ever seen there.
+
+    Raises:
+        OSError: If the file cannot be written, as on a full disk.
+        ValueError: If two of the weights are one in memory.
+    """
     tensors = {key: value.contiguous() for key, value in state_dict.items()}
     with replacing_file(path) as beside:
         beside.touch()
         mode = beside.stat().st_mode
-        safetensors.torch.save_file(tensors, beside, metadata={"format": "pt"})
+        try:
+            safetensors.torch.save_file(tensors, beside, metadata={"format": "pt"})
+        except safetensors.SafetensorError as e:  # which is no OSError where the disk is full either
+            raise OSError(f"{path} cannot be written: {first_line(e)}") from e
+        except RuntimeError as e:
+            raise ValueError(f"weights cannot be saved: {first_line(e)}") from e
         beside.chmod(mode)  # safetensors leaves it to its owner alone
 
 
@@ -172,9 +228,3 @@ def _read_pickle(path: Path) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f"checkpoint {path} holds a {type(content).__name__}, expected a state dict")
     return content
-
-
-def _strip_prefixes(key: str) -> str:
-    while key.startswith(_PREFIXES):
-        key = key.partition(".")[2]
-    return key

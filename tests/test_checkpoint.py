@@ -125,7 +125,7 @@ def test_saved_weights_are_whole_or_not_there(state_dict, tmp_path):
     assert_same(read_checkpoint(tmp_path / "weights.safetensors").state_dict, state_dict)
     (tmp_path / "other").touch()
     assert (tmp_path / "weights.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
-    with pytest.raises(RuntimeError):  # safetensors takes no memory twice
+    with pytest.raises(ValueError, match="cannot be saved: Some tensors share memory"):
         save_weights(dict.fromkeys("ab", torch.zeros(2)), tmp_path / "weights.safetensors")
     assert_same(read_checkpoint(tmp_path / "weights.safetensors").state_dict, state_dict)
     assert len(list(tmp_path.iterdir())) == 2
@@ -261,3 +261,67 @@ def test_dense_weights_of_the_authors_name_the_variant_to_create(full_width):
         authors[f"fu{i}.residual.conv1.conv.weight"] = torch.zeros(1).expand(3 * dim, 3 * dim, 3, 3)
     with pytest.raises(ValueError, match="create hifuse_tiny_dense instead"):
         checkpoint_filter_fn(authors, full_width("hifuse_tiny"))
+
+
+# Files from strangers: whatever they hold, one clear error
+
+
+def write_args(state_dict, tmp_path, args: dict):
+    torch.save(dict(state_dict=state_dict, args=argparse.Namespace(**args)), tmp_path / "last.pth.tar")
+    return tmp_path / "last.pth.tar"
+
+
+def test_training_arguments_of_every_right_kind_are_taken(state_dict, tmp_path):
+    args = dict(model="hifuse_tiny", num_classes=None, in_chans=1, input_size=[1, 64, 64], img_size=None, crop_pct=0.9)
+    args |= dict(mean=[0.3], std=(0.2,), interpolation="", input_img_mode="L", gp="avg", bn_eps=1e-5, class_map="")
+    args |= dict(model_kwargs={"dims": (16, 32), "dense": True}, epochs=300, lr=1e-4, aa=None, model_ema=True, seed=42)
+    args |= dict(scale=[0.08, 1.0], device_modules=["hifuse_timm"], world_size=1)
+    assert read_checkpoint(write_args(state_dict, tmp_path, args)).training_args == args
+
+
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("model", 5, "5, expected a line of text"),
+        ("num_classes", -1, "-1, expected a whole number from 0"),
+        ("in_chans", 2.5, "2.5, expected a whole number from 1"),
+        ("input_size", 224, "224, expected channels, height and width"),
+        ("input_size", [3, 224], r"\[3, 224\], expected channels, height and width"),
+        ("img_size", 10**9, "1000000000, expected a whole number from 1 to 4,096"),
+        ("img_size", True, "True, expected a whole number"),
+        ("crop_pct", float("nan"), "nan, expected a number from 0.1 to 2"),
+        ("crop_mode", "all", "'all', expected one of center, squash, border"),
+        ("mean", 0.5, "0.5, expected a list of numbers, one or one a channel"),
+        ("mean", [], r"\[\], expected a list of numbers"),
+        ("std", [0.2, 0.0], r"\[0.2, 0.0\], expected a list of numbers"),
+        ("interpolation", "best", "'best', expected one of nearest, bilinear"),
+        ("input_img_mode", "PNG", "'PNG', expected one of L"),
+        ("gp", ["avg"], r"\['avg'\], expected a line of text"),
+        ("bn_eps", "1e-5", "'1e-5', expected a number from 1e-12 to 1"),
+        ("model_kwargs", ["dims"], r"\['dims'\], expected a dict of plain values"),
+        ("model_kwargs", {1: 2}, "a dict that is no plain value, expected a dict of plain values"),
+        ("model_kwargs", {"dims": torch.zeros(4)}, "a dict that is no plain value"),
+        ("model_kwargs", {"dims": [[0] * 40] * 40}, "a dict that is no plain value"),
+        ("class_map", ["a"], r"\['a'\], expected a line of text"),
+        ("epochs", "300", "'300', expected a whole number"),
+        ("lr", {}, r"\{\}, expected a number"),
+        ("opt", "sgd\n# Accuracy: 100%", r"'sgd\\n# Accuracy: 100%', expected a line of text"),
+        ("model_ema", "yes", "'yes', expected True or False"),
+    ],
+)
+def test_training_argument_of_the_wrong_kind_is_named_with_what_is_right(state_dict, tmp_path, name, value, words):
+    with pytest.raises(ValueError, match=rf"last.pth.tar: its training argument {name} is {words}") as info:
+        read_checkpoint(write_args(state_dict, tmp_path, {name: value}))
+    assert "\n" not in str(info.value)
+
+
+def test_training_arguments_that_are_not_used_are_left_out_unless_plain(state_dict, tmp_path):
+    endless = []
+    endless.append(endless)
+    args = dict(device=torch.device("cpu"), weights=torch.zeros(2), endless=endless, log_wandb=False, epochs=3)
+    assert read_checkpoint(write_args(state_dict, tmp_path, args)).training_args == dict(log_wandb=False, epochs=3)
+    with pytest.raises(ValueError, match="training arguments have a int as a name"):
+        args = argparse.Namespace()
+        vars(args)[1] = 2
+        torch.save(dict(state_dict=state_dict, args=args), tmp_path / "last.pth.tar")
+        read_checkpoint(tmp_path / "last.pth.tar")
