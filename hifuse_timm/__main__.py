@@ -6,11 +6,9 @@ import sys
 import types
 from pathlib import Path
 
-import timm
 from timm.utils import ParseKwargs
 
-from .checkpoint import check_output, read_checkpoint, save_weights
-from .convert import Architecture, check_architecture, convert_state_dict, summarize_dropped
+from .convert import convert_file, summarize_conversion
 from .datasets import DATASETS
 from .evaluate import PRECISIONS, average, check_writable, evaluate, format_result, save_json
 from .explain import explain
@@ -202,11 +200,13 @@ def _make_parser() -> argparse.ArgumentParser:
         "convert",
         help="turn a checkpoint of the authors' code into one of ours",
         description="Turn a checkpoint of the authors' code, bare or under net, model or state_dict, into safetensors "
-        "in this package's layout. Prints the network that it is of, and what was dropped.",
+        "in this package's layout. Prints the network that it is of, what was dropped, and the call that loads it.",
     )
     p.set_defaults(function=convert_command)
     p.add_argument("checkpoint", metavar="IN", help="the checkpoint, made by torch.save or safetensors")
     p.add_argument("output", metavar="OUT.safetensors", help="the file to write; one that is there is replaced")
+    p.add_argument("--use-ema", action=argparse.BooleanOptionalAction, help=_USE_EMA_HELP)
+    p.add_argument("--allow-nonfinite", action="store_true", help="write weights that are NaN or infinite too")
 
     p = subparsers.add_parser(
         "explain",
@@ -373,20 +373,8 @@ def warm_start_command(args: argparse.Namespace) -> None:
 
 def convert_command(args: argparse.Namespace) -> None:
     """Convert a checkpoint."""
-    output = check_output(args.output)
-    state_dict, dropped = convert_state_dict(read_checkpoint(args.checkpoint).state_dict)
-    architecture = Architecture.of(state_dict)
-    if architecture.variant is not None:
-        model = timm.create_model(
-            architecture.variant, in_chans=architecture.in_chans, num_classes=architecture.num_classes, device="meta"
-        )
-        check_architecture(state_dict, model.state_dict())
-    save_weights(state_dict, output)
-    print(f"{args.checkpoint} is of {architecture}, with {architecture.num_classes or 'no'} classes")
-    print(f"{len(dropped)} tensors dropped" if dropped else "nothing dropped")
-    if dropped:
-        print(summarize_dropped(dropped))
-    print(f"written to {output}; pretrained=True, pretrained_cfg_overlay=dict(file='{output}') loads it")
+    conversion = convert_file(args.checkpoint, args.output, use_ema=args.use_ema, allow_nonfinite=args.allow_nonfinite)
+    print(summarize_conversion(conversion))
 
 
 def explain_command(args: argparse.Namespace) -> None:

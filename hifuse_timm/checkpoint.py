@@ -15,7 +15,7 @@ from .errors import first_line, shorten
 from .files import check_writable, replacing_file
 from .train_args import check_train_args
 
-__all__ = ["Checkpoint", "check_output", "read_checkpoint", "save_weights", "unwrap_state_dict"]
+__all__ = ["Checkpoint", "check_finite", "check_output", "read_checkpoint", "save_weights", "unwrap_state_dict"]
 
 # Where a checkpoint keeps its weights: timm's train.py under state_dict, the authors' training code under net.
 _WRAPPERS = ("state_dict", "model", "net")
@@ -157,6 +157,17 @@ def _check_memory(state_dict: dict[str, torch.Tensor], file_size: int) -> None:
             f"its weights would take {size:,} bytes and the file has {file_size:,}: some are stored once and said to "
             f"be many, as {key} of shape {tuple(state_dict[key].shape)}; save them contiguous"
         )
+
+
+def check_finite(state_dict: dict[str, torch.Tensor]) -> None:
+    """Check that weights are finite numbers, in float32, in which networks take them.
+
+    Raises:
+        ValueError: If some are NaN or infinite; names them.
+    """
+    faults = [key for key, value in state_dict.items() if not value.float().isfinite().all()]
+    if faults:
+        raise ValueError(f"its weights are not finite, as after a training that diverged: {shorten(faults, 4)}")
 
 
 def check_output(path: str | Path) -> Path:

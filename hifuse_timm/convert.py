@@ -1,27 +1,40 @@
 """Which network some weights are of, and the layout of the authors' code turned into ours."""
 
+import math
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import timm
 import torch
 from torch import nn
 
-from .checkpoint import unwrap_state_dict
+from .checkpoint import Checkpoint, check_finite, check_output, read_checkpoint, save_weights, unwrap_state_dict
 from .errors import shorten
 
 __all__ = [
     "Architecture",
+    "Conversion",
     "check_architecture",
     "checkpoint_filter_fn",
+    "convert_file",
     "convert_state_dict",
+    "summarize_conversion",
     "summarize_dropped",
 ]
 
-# Blocks per stage of the variants, which share widths and heads (Section 3.2 and Table 1).
+# Blocks per stage of the variants (Section 3.2 and Table 1), and what they share.
 _VARIANT_DEPTHS = {"hifuse_tiny": (2, 2, 2, 2), "hifuse_small": (2, 2, 6, 2), "hifuse_base": (2, 2, 18, 2)}
 
-_VARIANT_DIMS = (96, 192, 384, 768)
+_VARIANT_KWARGS = dict(dims=(96, 192, 384, 768), num_heads=(3, 6, 12, 24), window_size=7)
+
+_MOST_STAGES = 8  # each halves the maps, and the eighth has a position for 512 pixels
+
+# The axis of these that timm fits to a model's number of classes or input channels.
+_FITTED_AXES = {"head.fc.weight": 0, "head.fc.bias": 0, "local_stem.0.weight": 1, "global_stem.0.weight": 1}
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # The authors' keys of stage {i}, {n} = {i} + 1, and ours behind "stages.{i}."; those that are not here never run.
 _STAGE_RULES = (
@@ -84,6 +97,8 @@ class Architecture:
     dims: tuple[int, ...]
     local_depths: tuple[int, ...]
     global_depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    window_size: int
     dense: bool
     in_chans: int
     num_classes: int | None
@@ -97,39 +112,67 @@ class Architecture:
         Whether the HFF blocks have a shortcut cannot be read: it has no weights.
 
         Raises:
-            ValueError: If the state dict is not one of HiFuse.
+            ValueError: If the state dict is not one of HiFuse, or has a tensor that no HiFuse could have.
         """
-        dims, local_depths, global_depths = [], [], []
+        blocks = Counter()
+        for key in state_dict:
+            if match := re.fullmatch(r"stages\.(\d+)\.(local|global)_blocks\.\d+\.fc\.weight", key):
+                blocks[match.groups()] += 1
+        dims = []
         while (key := f"stages.{len(dims)}.local_blocks.0.fc.weight") in state_dict:
-            dims.append(state_dict[key].shape[0])
-            for branch, depths in (("local", local_depths), ("global", global_depths)):
-                pattern = re.compile(rf"stages\.{len(dims) - 1}\.{branch}_blocks\.(\d+)\.fc\.weight")
-                depths.append(sum(pattern.fullmatch(k) is not None for k in state_dict))
+            dims.append(_get_shape(state_dict, key, 2)[0])
         if not dims or "local_stem.0.weight" not in state_dict:
-            raise ValueError(f"the weights are not those of a HiFuse: their keys are {shorten(state_dict, 4)}")
-        head = state_dict.get("head.fc.weight")
-        irmlp_conv = state_dict.get("stages.0.fusion.irmlp.conv.weight")
+            raise ValueError(_describe_foreign(state_dict))
+        if len(dims) > _MOST_STAGES:
+            raise ValueError(f"the weights are of {len(dims)} stages, expected at most {_MOST_STAGES}")
+        local_depths, global_depths = (
+            tuple(blocks[str(i), branch] for i in range(len(dims))) for branch in ("local", "global")
+        )
+        # of every relative position between the tokens of a window, a bias for each head
+        tables = [
+            _get_shape(state_dict, f"stages.{i}.global_blocks.0.attn.relative_position_bias_table", 2)
+            for i, depth in enumerate(global_depths)
+            if depth
+        ]
+        irmlp_conv = "stages.0.fusion.irmlp.conv.weight"
         return cls(
             dims=tuple(dims),
-            local_depths=tuple(local_depths),
-            global_depths=tuple(global_depths),
-            dense=irmlp_conv is not None and irmlp_conv.shape[1] > 1,
-            in_chans=state_dict["local_stem.0.weight"].shape[1],
-            num_classes=None if head is None else head.shape[0],
+            local_depths=local_depths,
+            global_depths=global_depths,
+            num_heads=tuple(heads for _, heads in tables),
+            window_size=(math.isqrt(tables[0][0]) + 1) // 2 if tables else _VARIANT_KWARGS["window_size"],
+            dense=irmlp_conv in state_dict and _get_shape(state_dict, irmlp_conv, 4)[1] > 1,
+            in_chans=_get_shape(state_dict, "local_stem.0.weight", 4)[1],
+            num_classes=_get_shape(state_dict, "head.fc.weight", 2)[0] if "head.fc.weight" in state_dict else None,
             branch_attention="stages.0.fusion.spatial_attn.conv.conv.weight" in state_dict
             or "stages.0.fusion.spatial_attn.conv.weight" in state_dict,  # folded
-            irmlp=irmlp_conv is not None,
+            irmlp=irmlp_conv in state_dict,
         )
 
     @property
     def variant(self) -> str | None:
         """Name of the registered variant of these widths, depths and parts, None where there is none."""
-        if not (self.branch_attention and self.irmlp):
-            return None
+        name, kwargs = self.recipe
+        return None if kwargs else name
+
+    @property
+    def recipe(self) -> tuple[str, dict]:
+        """A registered model, and the arguments with which it is this network but for classes and input channels."""
+        suffix = "_dense" if self.dense else ""
+        kwargs = dict(dims=self.dims, depths=self.local_depths)
+        if any(self.global_depths):
+            kwargs.update(global_depths=self.global_depths, num_heads=self.num_heads, window_size=self.window_size)
+            kwargs.update(branch_attention=self.branch_attention, irmlp=self.irmlp)
+        else:
+            kwargs.update(branches="local")
+        defaults = _VARIANT_KWARGS | dict(global_depths=self.local_depths, branch_attention=True, irmlp=True)
+        kwargs = {key: value for key, value in kwargs.items() if key not in defaults or value != defaults[key]}
         for name, depths in _VARIANT_DEPTHS.items():
-            if self.dims == _VARIANT_DIMS and self.local_depths == self.global_depths == depths:
-                return name + ("_dense" if self.dense else "")
-        return None
+            if kwargs == dict(depths=depths):
+                return name + suffix, {}
+        if kwargs["depths"] == _VARIANT_DEPTHS["hifuse_tiny"]:
+            del kwargs["depths"]
+        return "hifuse_tiny" + suffix, kwargs
 
     def __str__(self) -> str:
         kind = ("dense" if self.dense else "depthwise") + " IRMLP" if self.irmlp else "no IRMLP"
@@ -139,7 +182,29 @@ class Architecture:
         if not any(self.global_depths):
             return f"a HiFuse of {layout}, local branch alone"
         attention = "" if self.branch_attention else "no branch attention, "
-        return f"a HiFuse of {layout} local and {self.global_depths} global, {attention}{kind}"
+        heads = f"heads {self.num_heads}, windows of {self.window_size}"
+        return f"a HiFuse of {layout} local and {self.global_depths} global, {heads}, {attention}{kind}"
+
+
+def _get_shape(state_dict: dict[str, torch.Tensor], key: str, num_dims: int) -> tuple[int, ...]:
+    """Shape of one of HiFuse's weights.
+
+    Raises:
+        ValueError: If it is missing, or of another number of dimensions, or empty.
+    """
+    if key not in state_dict:
+        raise ValueError(f"the weights are not whole: {key} is missing")
+    shape = tuple(state_dict[key].shape)
+    if len(shape) != num_dims or 0 in shape:
+        raise ValueError(f"{key} has the shape {shape}, expected {num_dims} sizes from 1 up")
+    return shape
+
+
+def _describe_foreign(state_dict: dict[str, torch.Tensor]) -> str:
+    return (
+        f"the weights are not those of a HiFuse: their keys are {shorten(state_dict, 4)}; expected local_stem.0.weight "
+        "and so on, or patch_embed.proj.weight and so on, as the authors' code names them"
+    )
 
 
 def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -155,12 +220,15 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> tuple[dict[str, t
     Raises:
         ValueError: If the weights are neither ours nor the authors'.
     """
+    state_dict = _strip_inner_modules(state_dict)
     state_dict = {k: v for k, v in state_dict.items() if not k.endswith(_BUFFERS) or k.startswith("layers")}
     if "local_stem.0.weight" in state_dict:
         return state_dict, {}
     if "patch_embed.proj.weight" not in state_dict or "fu1.residual.conv1.conv.weight" not in state_dict:
-        raise ValueError(f"the weights are not those of a HiFuse: their keys are {shorten(state_dict, 4)}")
+        raise ValueError(_describe_foreign(state_dict))
     num_stages = sum(re.fullmatch(r"fu\d+\.residual\.conv1\.conv\.weight", key) is not None for key in state_dict)
+    if num_stages > _MOST_STAGES:
+        raise ValueError(f"the weights are of {num_stages} stages, expected at most {_MOST_STAGES}")
     rules = [(re.compile(pattern), ours) for pattern, ours in _RULES]
     for i in range(num_stages):
         for pattern, ours in _STAGE_RULES + (_NEXT_STAGE_RULES if i else _FIRST_STAGE_RULES):
@@ -178,6 +246,14 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> tuple[dict[str, t
     return converted, dropped
 
 
+def _strip_inner_modules(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Keys without the `module` of a wrapper around a part of the network: HiFuse has no part of this name."""
+    stripped = {re.sub(r"(?<=\.)(?:module\.)+", "", key): value for key, value in state_dict.items()}
+    if len(stripped) < len(state_dict):
+        raise ValueError("the weights are not of one network: some of their keys are the same but for .module")
+    return stripped
+
+
 def checkpoint_filter_fn(state_dict: dict, model: nn.Module) -> dict[str, torch.Tensor]:
     """Make a checkpoint fit the model: unwrapped, in our layout, and of the model's architecture.
 
@@ -185,50 +261,145 @@ def checkpoint_filter_fn(state_dict: dict, model: nn.Module) -> dict[str, torch.
     timm adapts both.
 
     Raises:
-        ValueError: If the weights are of another network.
+        ValueError: If the weights are of another network, or not finite.
     """
     state_dict = unwrap_state_dict(state_dict)  # timm itself knows neither net nor prefixes in every order
     state_dict, _ = convert_state_dict(state_dict)
     check_architecture(state_dict, model.state_dict())
+    check_finite(state_dict)
     return state_dict
 
 
 def check_architecture(state_dict: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     """Check that weights in our layout are those of the network that `expected` is the state dict of.
 
-    Classifier and input channels are left to timm, which adapts them.
+    The number of classes and of input channels is left to timm, which adapts both.
 
     Raises:
-        ValueError: If they are not; names what they are of.
+        ValueError: If they are not; names what they are of, and a key that does not fit.
     """
     ours, theirs = Architecture.of(expected), Architecture.of(state_dict)
+    faults = _find_faults(state_dict, expected, theirs)
+    found = f"the checkpoint is of {theirs}, the model is {ours} ({faults})"
     if (theirs.branch_attention, theirs.irmlp) != (ours.branch_attention, ours.irmlp):
         raise ValueError(
-            f"the checkpoint is of {theirs}, the model is {ours}: create it with the branches, branch_attention and "
-            "irmlp with which the checkpoint was trained"
+            f"{found}: create it with the branches, branch_attention and irmlp with which the checkpoint was trained"
         )
     if theirs.dense != ours.dense:
         wanted = "hifuse_*_dense" if theirs.dense else "hifuse_tiny, hifuse_small or hifuse_base"
-        raise ValueError(
-            f"the checkpoint is of {theirs}, the model is {ours}: create {theirs.variant or wanted} instead "
-            f"({wanted} hold such checkpoints)"
-        )
-    if (theirs.dims, theirs.local_depths, theirs.global_depths) != (ours.dims, ours.local_depths, ours.global_depths):
-        raise ValueError(f"the checkpoint is of {theirs}, the model is {ours}")
-    adapted = ("head.fc.", "local_stem.0.weight", "global_stem.0.weight")
-    missing = [k for k in expected if k not in state_dict and not k.startswith(adapted)]
-    unexpected = [k for k in state_dict if k not in expected and not k.startswith(adapted)]
-    reshaped = [
-        f"{k} {tuple(state_dict[k].shape)} instead of {tuple(v.shape)}"
-        for k, v in expected.items()
-        if k in state_dict and state_dict[k].shape != v.shape and not k.startswith(adapted)
-    ]
-    faults = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    found = "; ".join(f"{name}: {shorten(keys, 4)}" for name, keys in faults.items() if keys)
-    if missing and not [key for key in state_dict if key.endswith(".running_mean")]:
-        found = "its BatchNorms are folded, as by fuse(), which cannot be undone: save weights before fuse()"
-    if found:
-        raise ValueError(f"the checkpoint does not fit {ours}: {found}")
+        raise ValueError(f"{found}: create {theirs.variant or wanted} instead ({wanted} hold such checkpoints)")
+    if theirs.recipe != ours.recipe:
+        raise ValueError(f"{found}: {_format_call(*theirs.recipe)} is such a network")
+    if faults:
+        raise ValueError(f"the checkpoint does not fit {ours}: {faults}")
+
+
+def _find_faults(
+    state_dict: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], architecture: Architecture
+) -> str:
+    """The first keys that are missing, unexpected, or of another shape or kind of number; nothing where all fit."""
+    shapes = {key: tuple(value.shape) for key, value in expected.items()}
+    found = dict(state_dict)
+    for key, axis in _FITTED_AXES.items():
+        number = architecture.num_classes if key.startswith("head.") else architecture.in_chans
+        if number is None:
+            shapes.pop(key, None)  # timm makes a new classifier
+        elif key in shapes:
+            shapes[key] = (*shapes[key][:axis], number, *shapes[key][axis + 1 :])
+        else:
+            found.pop(key, None)  # a model without classifier, for which timm drops that of the weights
+    missing = [key for key in shapes if key not in found]
+    if missing and not any(key.endswith(".running_mean") for key in found):
+        return "its BatchNorms are folded, as by fuse(), which cannot be undone: save weights before fuse()"
+    faults = {
+        "missing": missing,
+        "unexpected": [key for key in found if key not in shapes],
+        "of another shape": [
+            f"{key} {tuple(found[key].shape)} instead of {shape}"
+            for key, shape in shapes.items()
+            if key in found and found[key].shape != shape
+        ],
+        "no floating-point numbers": [
+            f"{key} {found[key].dtype}"
+            for key in shapes
+            if key in found and expected[key].is_floating_point() and found[key].dtype not in _FLOATS
+        ],
+    }
+    return "; ".join(f"{name}: {shorten(keys, 4)}" for name, keys in faults.items() if keys)
+
+
+def _format_call(name: str, kwargs: dict) -> str:
+    return f"timm.create_model({', '.join([repr(name), *(f'{key}={value!r}' for key, value in kwargs.items())])})"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert_file` did.
+
+    Attributes:
+        source: The checkpoint.
+        output: The file written.
+        checkpoint: What the checkpoint says of its training, its weights left out.
+        architecture: The network that the weights are of.
+        dropped: What was left out, as `convert_state_dict` gives it.
+    """
+
+    source: Path
+    output: Path
+    checkpoint: Checkpoint
+    architecture: Architecture
+    dropped: dict[str, torch.Tensor]
+
+
+def convert_file(
+    checkpoint: str | Path, output: str | Path, use_ema: bool | None = None, allow_nonfinite: bool = False
+) -> Conversion:
+    """Turn a checkpoint of the authors' code, or of ours, into a safetensors file in our layout that loads.
+
+    Args:
+        checkpoint: The checkpoint, as `read_checkpoint` takes it.
+        output: The safetensors file to write; one that is there is replaced.
+        use_ema: Whether to take averaged weights, as for `read_checkpoint`.
+        allow_nonfinite: Whether to write NaN and infinite weights too.
+
+    Raises:
+        ValueError: If the output's name does not end in .safetensors, or the weights are not those of a HiFuse, do not
+            fit the network that they are of, or are not finite.
+        OSError: If the checkpoint cannot be read, or the output not be written.
+    """
+    output = check_output(output)
+    loaded = read_checkpoint(checkpoint, use_ema)
+    try:
+        state_dict, dropped = convert_state_dict(loaded.state_dict)
+        architecture = Architecture.of(state_dict)
+        name, kwargs = architecture.recipe
+        classes = architecture.num_classes or 0
+        model = timm.create_model(name, in_chans=architecture.in_chans, num_classes=classes, device="meta", **kwargs)
+        check_architecture(state_dict, model.state_dict())
+        if not allow_nonfinite:
+            check_finite(state_dict)
+    except ValueError as e:
+        raise ValueError(f"checkpoint {checkpoint}: {e}") from e
+    save_weights(state_dict, output)
+    return Conversion(Path(checkpoint), output, replace(loaded, state_dict={}), architecture, dropped)
+
+
+def summarize_conversion(conversion: Conversion) -> str:
+    """What `convert_file` found, took and dropped, and the call that loads what it wrote, in lines to read."""
+    architecture, dropped = conversion.architecture, conversion.dropped
+    lines = [f"{conversion.source} is of {architecture}, with {architecture.num_classes or 'no'} classes"]
+    if conversion.checkpoint.has_averaged:
+        taken = "averaged (EMA)" if conversion.checkpoint.averaged else "trained"
+        lines.append(f"of its averaged (EMA) and its trained weights, the {taken} ones were taken")
+    lines.append(f"{len(dropped)} tensors dropped" if dropped else "nothing dropped")
+    if dropped:
+        lines.append(summarize_dropped(dropped))
+    name, kwargs = architecture.recipe
+    trained_with = conversion.checkpoint.training_args.get("model_kwargs") or {}
+    kwargs |= {key: trained_with[key] for key in ("shortcut", "global_pool") if key in trained_with}  # no weights tell
+    call = _format_call(name, dict(kwargs, pretrained=True, pretrained_cfg_overlay=dict(file=str(conversion.output))))
+    lines.append(f"written to {conversion.output}; {call} loads it")
+    return "\n".join(lines)
 
 
 def summarize_dropped(dropped: dict[str, torch.Tensor]) -> str:

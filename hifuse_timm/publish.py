@@ -12,7 +12,7 @@ from timm.data import resolve_data_config
 from timm.models import resolve_pretrained_cfg
 from torch import nn
 
-from .checkpoint import read_checkpoint, save_weights
+from .checkpoint import check_finite, read_checkpoint, save_weights
 from .convert import Architecture, check_architecture, convert_state_dict
 from .datasets import DATASETS
 from .errors import first_line
@@ -78,6 +78,7 @@ def publish(
         )
     model, model_args = _create_on_meta(model_name, dataset, architecture, loaded.training_args)
     check_architecture(state_dict, model.state_dict())
+    check_finite(state_dict)
 
     def write(directory: Path) -> None:
         save_weights(state_dict, directory / "model.safetensors")
