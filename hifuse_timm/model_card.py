@@ -1,10 +1,11 @@
 """The README of a published repository: what the weights are, how they were made, and what they reach."""
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from torch import nn
 
+from .checkpoint import Checkpoint
 from .datasets import DATASETS
 from .hub import README_URL
+from .loading import Trained
 
 __all__ = ["make_card"]
 
@@ -19,16 +20,9 @@ _RECIPE = (
 
 
 def make_card(
-    repo_id: str,
-    model: nn.Module,
-    dataset: str,
-    results: dict[str, float],
-    evaluation: dict,
-    training_args: dict,
-    use_ema: bool,
-    checksum: str,
+    repo_id: str, trained: Trained, dataset: str, results: dict[str, float], evaluation: dict, checksum: str
 ) -> ModelCard:
-    data = DATASETS[dataset]
+    data, model = DATASETS[dataset], trained.model
     name = model.pretrained_cfg["architecture"]
     card_data = ModelCardData(
         license=data.license,
@@ -52,16 +46,15 @@ def make_card(
         or None,
     )
     num_params = sum(p.numel() for p in model.parameters())
-    size = "x".join(map(str, model.pretrained_cfg["input_size"][1:]))
+    size = "x".join(map(str, trained.data_config["input_size"][1:]))
     labels = _table("index", "class", "meaning", rows=[(i, k, v) for i, (k, v) in enumerate(data.labels.items())])
     metrics = (
         _describe_evaluation(results, evaluation)
         if evaluation
         else _table("metric", "value", rows=[(k, f"{v:.6g}") for k, v in results.items()])
     )
-    recipe = {k: training_args[k] for k in _RECIPE if training_args.get(k) not in (None, False, "", [])}
-    settings = _table("setting", "value", rows=list(recipe.items()))
-    weights = "averaged (EMA)" if use_ema else "trained"
+    settings = _table("setting", "value", rows=_describe_training(trained.checkpoint))
+    weights = "averaged (EMA)" if trained.checkpoint.averaged else "trained"
     return ModelCard(
         f"""---
 {card_data.to_yaml()}
@@ -104,6 +97,18 @@ Licence of the data: {data.license_note}. It carries over to these weights. Plea
 `model.safetensors` holds the {weights} weights. SHA-256: `{checksum}`
 """
     )
+
+
+def _describe_training(checkpoint: Checkpoint) -> list[tuple]:
+    """The settings that made these weights: of the epochs those that were done, of an average only where it is one."""
+    args = checkpoint.training_args
+    recipe = {k: args[k] for k in _RECIPE if args.get(k) not in (None, False, "", [])}
+    if not checkpoint.averaged:
+        recipe = {k: value for k, value in recipe.items() if not k.startswith("model_ema")}
+    if "epochs" in recipe:
+        done = "an unknown number" if checkpoint.epoch is None else checkpoint.epoch + 1
+        recipe["epochs"] = f"{done} of {recipe['epochs']}" if done != recipe["epochs"] else done
+    return list(recipe.items())
 
 
 def _describe_evaluation(results: dict[str, float], evaluation: dict) -> str:

@@ -8,16 +8,13 @@ from pathlib import Path
 import timm
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.utils import validate_repo_id
-from timm.data import resolve_data_config
-from timm.models import resolve_pretrained_cfg
-from torch import nn
 
-from .checkpoint import check_finite, read_checkpoint, save_weights
-from .convert import Architecture, check_architecture, convert_state_dict
+from .checkpoint import check_finite, save_weights
 from .datasets import DATASETS
-from .errors import first_line
+from .errors import first_line, shorten
 from .files import replacing_folder, sha256
 from .hub import NAMESPACE
+from .loading import Trained, load_trained
 from .model_card import make_card
 
 __all__ = ["publish"]
@@ -30,6 +27,7 @@ def publish(
     checkpoint: str | Path,
     dataset: str,
     use_ema: bool | None = None,
+    class_map: str | Path | None = None,
     metrics: str | Path | None = None,
     repo_id: str | None = None,
     private: bool = False,
@@ -43,6 +41,8 @@ def publish(
         dataset: Tag of the dataset that it was trained on, a key of `DATASETS`.
         use_ema: Whether to take the averaged weights that train.py keeps beside the trained ones; by default where
             there are some.
+        class_map: Text file with the name of a class on each line, as train.py's `--class-map`; by default the one
+            that train.py's arguments in the checkpoint name.
         metrics: JSON file of an object whose numbers become the card's metrics; what `evaluate` and `average` write
             also gives the card their intervals and the paper's figures. Anything else in it is left out.
         repo_id: Repository, `NAMESPACE/model_name.dataset` by default.
@@ -68,25 +68,26 @@ def publish(
         _check_replaceable(Path(dry_run))
     elif get_token() is None:
         raise PermissionError("publish needs a token of the Hub that may write: run `hf auth login`, or set HF_TOKEN")
-    loaded = read_checkpoint(checkpoint, use_ema)
-    state_dict, _ = convert_state_dict(loaded.state_dict)
-    architecture = Architecture.of(state_dict)
-    if architecture.num_classes != DATASETS[dataset].num_classes:
+    trained = load_trained(model_name, checkpoint, use_ema=use_ema, class_map=class_map, device="cpu")
+    labels = tuple(DATASETS[dataset].labels)
+    if trained.model.num_classes != len(labels):
         raise ValueError(
-            f"checkpoint {checkpoint} has {architecture.num_classes or 'no'} classes, {dataset} has "
-            f"{DATASETS[dataset].num_classes}: {', '.join(DATASETS[dataset].labels)}"
+            f"checkpoint {checkpoint} has {trained.model.num_classes or 'no'} classes, {dataset} has {len(labels)}: "
+            f"{', '.join(labels)}"
         )
-    model, model_args = _create_on_meta(model_name, dataset, architecture, loaded.training_args)
-    check_architecture(state_dict, model.state_dict())
-    check_finite(state_dict)
+    if trained.class_names not in (None, labels):
+        raise ValueError(
+            f"checkpoint {checkpoint} has classes in the order of its class map, {shorten(trained.class_names)}; those "
+            f"of {dataset} are published as {shorten(labels)}"
+        )
+    check_finite(trained.model.state_dict())
 
     def write(directory: Path) -> None:
-        save_weights(state_dict, directory / "model.safetensors")
-        config = json.dumps(_make_config(model, dataset, model_args), indent=2)
+        save_weights(trained.model.state_dict(), directory / "model.safetensors")
+        config = json.dumps(_make_config(trained, dataset), indent=2)
         (directory / "config.json").write_text(config + "\n", encoding="utf-8")
         checksum = sha256(directory / "model.safetensors")
-        card = make_card(repo_id, model, dataset, results, evaluation, loaded.training_args, loaded.averaged, checksum)
-        card.save(directory / "README.md")
+        make_card(repo_id, trained, dataset, results, evaluation, checksum).save(directory / "README.md")
 
     if dry_run is not None:
         with replacing_folder(dry_run) as directory:
@@ -128,47 +129,23 @@ def _read_metrics(path: Path, model_name: str, dataset: str) -> tuple[dict[str, 
     return results, content
 
 
-def _create_on_meta(
-    model_name: str, dataset: str, architecture: Architecture, training_args: dict
-) -> tuple[nn.Module, dict]:
-    """The network without weights, its pretrained config that of the checkpoint, and its arguments off the defaults."""
-    model_args = dict(training_args.get("model_kwargs") or {})
-    if architecture.in_chans != 3:
-        model_args["in_chans"] = architecture.in_chans
-    if training_args.get("gp"):
-        model_args["global_pool"] = training_args["gp"]
-    cfg = resolve_pretrained_cfg(model_name)
-    data_config = resolve_data_config(
-        dict(training_args, in_chans=architecture.in_chans),
-        pretrained_cfg=dict(
-            cfg.to_dict(),
-            input_size=(architecture.in_chans, *cfg.input_size[1:]),
-            # one value for all channels
-            mean=cfg.mean[:1] * architecture.in_chans,
-            std=cfg.std[:1] * architecture.in_chans,
-        ),
-    )
-    overlay = dict(
-        data_config, tag=dataset, num_classes=DATASETS[dataset].num_classes, license=DATASETS[dataset].license
-    )
-    return timm.create_model(model_name, pretrained_cfg_overlay=overlay, device="meta", **model_args), model_args
-
-
-def _make_config(model: nn.Module, dataset: str, model_args: dict) -> dict:
+def _make_config(trained: Trained, dataset: str) -> dict:
     """The config.json that timm and transformers read.
 
     timm's own writer repeats num_classes under model_args, and transformers then passes it twice.
     """
+    model, data = trained.model, DATASETS[dataset]
     cfg = {k: v for k, v in model.pretrained_cfg.items() if k not in ("hf_hub_id", "hf_hub_filename", "architecture")}
+    cfg |= trained.data_config | dict(tag=dataset, num_classes=model.num_classes, license=data.license)
     cfg["pool_size"] = [-(-size // model.stride) for size in cfg["input_size"][1:]]
     return dict(
         architecture=model.pretrained_cfg["architecture"],
         num_classes=model.num_classes,
         num_features=model.num_features,
         global_pool=model.head.global_pool.pool_type,
-        label_names=list(DATASETS[dataset].labels),
-        label_descriptions=DATASETS[dataset].labels,
-        **(dict(model_args=model_args) if model_args else {}),
+        label_names=list(data.labels),
+        label_descriptions=data.labels,
+        **(dict(model_args=trained.model_args) if trained.model_args else {}),
         pretrained_cfg=cfg,
     )
 

@@ -648,13 +648,11 @@ def test_picture_is_written_whole_or_not_at_all(run, image, tmp_path, monkeypatc
         (["--class", "red"], "class red is not one of hifuse_tiny: expected 0 to 2"),
         (
             ["--compare", "hifuse_tini=x.pth"],
-            "model 'hifuse_tini' is not registered with timm; near it are hifuse_tiny",
+            "model 'hifuse_tini' is not known to timm: near it are hifuse_tiny",
         ),
         (["--compare", "hifuse_tiny=x.pth"], "checkpoint x.pth does not exist"),
-        (
-            ["--data-dir", "nowhere"],
-            "nowhere/dataset.json, which names the classes of a prepared dataset, cannot be read",
-        ),
+        (["--data-dir", "nowhere"], "data_dir nowhere does not exist or is not a folder"),
+        (["--data-dir", "."], "data_dir . names no classes: expected dataset.json, as prepare writes it, or train"),
         (["--use-ema"], "it holds no averaged (EMA) weights"),
         (["--out", "out.docx"], "out out.docx must end in a format of pictures: one of ."),
         (["--out", "nowhere/out.png"], "nowhere, to write out.png in, does not exist"),
@@ -671,16 +669,16 @@ def test_fault_is_one_clear_error_before_anything_is_written(run, image, tmp_pat
 
 def test_faulty_labels_and_checkpoints_are_refused(run, image, tmp_path, checkpoint):
     for content, message in (
-        ('{"classes": ["a", "b"]}', "has 2 classes, hifuse_tiny has 3"),
-        ('{"classes": 3}', "has the classes 3, expected a list of names"),
-        ("[]", "is not of a prepared dataset: it names no classes"),
-        ("{", "is not of a prepared dataset: it names no classes"),
+        ('{"classes": ["a", "b"]}', f"has 3 classes, {tmp_path / 'dataset.json'} has 2: a, b"),
+        ('{"classes": 3}', "is not as prepare writes it (its classes are 3, expected a list of names)"),
+        ("[]", "is not as prepare writes it (it holds a list, expected an object)"),
+        ("{", "is not as prepare writes it (Expecting property name"),
     ):
         (tmp_path / "dataset.json").write_text(content)
         code, err, _ = run(image, "--data-dir", tmp_path)
         assert code == 1 and message in err
     code, err, _ = run(image, model="convnext_atto")
-    assert code == 1 and "was trained as hifuse_tiny with arguments that convnext_atto does not take" in err
+    assert code == 1 and "trained as hifuse_tiny, has model_kwargs that do not describe a network convnext_atto" in err
     torch.save(timm.create_model("resnet10t", num_classes=3).state_dict(), tmp_path / "resnet.pth")
     code, err, _ = run(image, model="convnext_atto", checkpoint=tmp_path / "resnet.pth")
     assert code == 1 and "resnet.pth does not fit convnext_atto: Missing key" in err

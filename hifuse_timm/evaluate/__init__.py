@@ -2,8 +2,9 @@
 
 from ..files import check_writable
 from ..files import write_json as save_json
+from ..loading import PRECISIONS
 from .average import average
-from .evaluation import PRECISIONS, Evaluation, evaluate
+from .evaluation import Evaluation, evaluate
 from .table import format_result
 
 __all__ = ["PRECISIONS", "Evaluation", "average", "check_writable", "evaluate", "format_result", "save_json"]

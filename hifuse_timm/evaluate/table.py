@@ -55,6 +55,7 @@ def format_result(result: dict) -> str:
         [
             f"{result['model']} on {result['title']}, {result['split']}: {what}{counts['images']:,} images, "
             f"{counts['classes']} classes",
+            *(f"{what}: {origin}" for what, origin in result.get("origins", {}).items()),
             "",
             table(header, rows),
             "",

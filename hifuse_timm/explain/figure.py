@@ -12,9 +12,9 @@ from PIL import Image
 
 from ..errors import require
 from ..files import save_figure
+from ..loading import Trained, find_device, load_trained
 from .cam import find_branches, find_layer, grad_cam, resolve_layer
 from .images import load_image, to_mode
-from .networks import Network, load_network
 from .overlay import preprocess, project, seen_part
 
 __all__ = ["explain"]
@@ -28,7 +28,7 @@ _ROWS_PER_FIGURE = 20  # keeps a figure of many images within memory, and within
 class _Panel:
     """What a column of a figure shows: a layer of a network."""
 
-    network: Network
+    network: Trained
     layer: str
     heading: str
 
@@ -53,6 +53,7 @@ def explain(
     class_name: int | str | None = None,
     layers: Sequence[str] = (),
     data_dir: str | Path | None = None,
+    class_map: str | Path | None = None,
     use_ema: bool | None = None,
     device: str | torch.device | None = None,
 ) -> list[Path]:
@@ -75,10 +76,11 @@ def explain(
         class_name: Class to explain, by index or name; by default each network's predicted class.
         layers: Layers of the model to show, a column each, as for `grad_cam`; by default the last one before the head.
             'all', alone, is every stage of a HiFuse in a row and every branch in a column.
-        data_dir: Prepared dataset, whose dataset.json names the classes; by default the names in the pretrained config.
+        data_dir: Dataset whose dataset.json, or train folder, names the classes; pretrained weights may name their own.
+        class_map: Text file with the name of a class on each line, as train.py's `--class-map`.
         use_ema: Whether to take the averaged weights that train.py keeps beside the trained ones; by default where
             there are some.
-        device: Device to run on, by default CUDA where there is one, else the CPU.
+        device: As `cpu` or `cuda:1`; the machine's accelerator by default, where it has one.
 
     Returns:
         The files written.
@@ -91,8 +93,6 @@ def explain(
     require("pytorch_grad_cam", "explain")
     figure_class = require("matplotlib.figure", "explain").Figure
     tqdm = require("tqdm", "explain").tqdm
-    if use_ema and checkpoint is None:
-        raise ValueError("use_ema needs a checkpoint of train.py, which keeps averaged weights: give checkpoint")
     out = Path(out)
     formats = sorted(figure_class().canvas.get_supported_filetypes())
     if out.suffix[1:].lower() not in formats:
@@ -107,9 +107,20 @@ def explain(
     if not files:
         raise ValueError(f"no files in {', '.join(map(str, images))}")
 
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    data_dir = None if data_dir is None else Path(data_dir)
-    networks = [load_network(*source, use_ema, data_dir, device) for source in [(model, checkpoint), *compare]]
+    device = find_device(device)
+    sources = [(model, checkpoint), *((name, file) for name, file in compare)]
+    networks = [
+        # of further networks, those without a checkpoint have pretrained weights, whatever is taken of the others
+        load_trained(
+            name,
+            file,
+            use_ema=use_ema if file is not None or name is model else None,
+            device=device,
+            data_dir=data_dir,
+            class_map=class_map,
+        )
+        for name, file in sources
+    ]
     class_indices = {id(network): _find_class(network, class_name) for network in networks}
     panels = _make_panels(networks, layers, [checkpoint, *(file for _, file in compare)])
 
@@ -148,20 +159,24 @@ def _find_files(images: Iterable[str | Path]) -> Iterator[Path]:
             yield image
 
 
-def _find_class(network: Network, class_name: int | str | None) -> int | None:
+def _find_class(network: Trained, class_name: int | str | None) -> int | None:
     num_classes = network.model.num_classes
     if class_name is None:
         return None
-    if network.labels and class_name in network.labels:
-        return network.labels.index(class_name)
+    if network.class_names and class_name in network.class_names:
+        return network.class_names.index(class_name)
     if str(class_name).isdecimal() and int(class_name) < num_classes:
         return int(class_name)
-    known = f", or one of {', '.join(network.labels)}" if network.labels and num_classes <= 20 else ""
+    known = f", or one of {', '.join(network.class_names)}" if network.class_names and num_classes <= 20 else ""
     raise ValueError(f"class {class_name} is not one of {network.name}: expected 0 to {num_classes - 1}{known}")
 
 
+def _name_class(network: Trained, index: int) -> str:
+    return network.class_names[index] if network.class_names else f"class {index}"
+
+
 def _make_panels(
-    networks: list[Network], layers: Sequence[str], checkpoints: list[str | Path | None]
+    networks: list[Trained], layers: Sequence[str], checkpoints: list[str | Path | None]
 ) -> dict[str, list[_Panel]]:
     """The panels of each row that an image takes, by what is written in front of their titles."""
     first = networks[0]
@@ -185,7 +200,7 @@ def _make_panels(
                 _Panel(network, resolve_layer(network.model, i), f"{heading}\n{_shorten(i, 30)}") for i in layers
             ]
         else:
-            x, _ = preprocess(Image.new(network.mode, (256, 256)), network.transform)
+            x, _ = preprocess(Image.new(network.image_mode, (256, 256)), network.transform)
             noise = torch.randn(1, *x.shape, generator=torch.Generator().manual_seed(0))
             panels.append(_Panel(network, find_layer(network.model, noise), heading))
     return {"": panels}
@@ -206,15 +221,15 @@ def _explain_image(
         for panel in row_panels:
             network = panel.network
             if id(network) not in inputs:
-                x, box = preprocess(to_mode(image, network.mode), network.transform)
+                x, box = preprocess(to_mode(image, network.image_mode), network.transform)
                 inputs[id(network)] = x, tuple(box * ratio)
             x, box = inputs[id(network)]
             index = class_indices[id(network)]
             maps, probabilities = grad_cam(network.model, x.unsqueeze(0), index, panel.layer)
             predicted = int(probabilities[0].argmax())
-            title = f"{_shorten(network.name_class(predicted), 22)} {probabilities[0, predicted]:.1%}"
+            title = f"{_shorten(_name_class(network, predicted), 22)} {probabilities[0, predicted]:.1%}"
             if index not in (None, predicted):
-                title += f"\nmap of {_shorten(network.name_class(index), 16)} {probabilities[0, index]:.1%}"
+                title += f"\nmap of {_shorten(_name_class(network, index), 16)} {probabilities[0, index]:.1%}"
             seen.append(seen_part(box, thumbnail.size))
             heats.append(project(maps[0], box, thumbnail.size))
             titles.append(f"{label}: {title}" if label else title)

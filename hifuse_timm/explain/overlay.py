@@ -3,14 +3,14 @@
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_transform
+from timm.data import create_transform, resolve_input_data_config
 from timm.data.transforms import CenterCropOrPad, TrimBorder
 from torch import nn
 from torchvision.transforms import CenterCrop
 
+from ..loading import image_mode
 from .cam import grad_cam
 from .images import to_mode
-from .networks import image_mode, resolve_model_config
 
 __all__ = ["heat_map", "preprocess", "project", "seen_part"]
 
@@ -41,7 +41,7 @@ def heat_map(
         RuntimeError: If grad-cam is not installed.
     """
     if transform is None:
-        transform = create_transform(**resolve_model_config(model))
+        transform = create_transform(**resolve_input_data_config(model))
     x, box = preprocess(to_mode(image, image_mode(model)), transform)
     maps, _ = grad_cam(model, x.unsqueeze(0), class_index, layer)
     return project(maps[0], box, image.size)

@@ -1,0 +1,389 @@
+"""A network as timm's train.py left it, and how images reach it: one way for all that takes a trained network."""
+
+import dataclasses
+import difflib
+import inspect
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from timm.data import create_transform, resolve_input_data_config
+from timm.models import (
+    build_model_with_cfg,
+    get_model_input_config,
+    model_entrypoint,
+    parse_model_name,
+    resolve_model_input_args,
+    split_model_name_tag,
+)
+from torch import nn
+
+from .checkpoint import Checkpoint, read_checkpoint
+from .convert import check_architecture, convert_state_dict
+from .datasets import find_images, read_class_map, read_description
+from .errors import first_line, shorten
+from .hifuse import HiFuse
+from .hub import check_tag
+
+__all__ = ["PRECISIONS", "Trained", "find_device", "image_mode", "load_trained"]
+
+_logger = logging.getLogger(__name__)
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# What these say is where weights come from, or what becomes of a network, not what it is.
+_NOT_OF_NETWORKS = {
+    *inspect.signature(timm.create_model).parameters,
+    *inspect.signature(build_model_with_cfg).parameters,
+    *("device", "dtype", "num_classes"),
+}
+
+# Channels of the modes in which train.py may read images, as Pillow names them.
+_IMAGE_MODES = {"L": 1, "LA": 2, "RGB": 3, "YCbCr": 3, "HSV": 3, "LAB": 3, "RGBA": 4, "CMYK": 4}
+
+# Arguments of train.py that say how images reach the network.
+_IMAGE_ARGS = ("in_chans", "input_size", "img_size", "crop_pct", "mean", "std", "interpolation")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network as it was trained, and how images reach it.
+
+    Attributes:
+        name: Name of the model, as it was asked for.
+        model: The network, in eval mode, on its device.
+        model_args: Arguments of the network beyond those that its name and its number of classes stand for.
+        data_config: Settings of the transform, as timm names them.
+        transform: Makes the network's input, (in_chans, H, W), of an image.
+        image_mode: Mode in which images reach the transform, as Pillow names it.
+        class_names: Names of the classes in the order of the outputs; None where nothing names them.
+        checkpoint: What the checkpoint says of its weights, but without them; None where they are pretrained.
+        origins: Where the weights, the transform and the classes come from, in words.
+    """
+
+    name: str
+    model: nn.Module
+    model_args: dict
+    data_config: dict
+    transform: object
+    image_mode: str
+    class_names: tuple[str, ...] | None
+    checkpoint: Checkpoint | None
+    origins: dict[str, str]
+
+
+def load_trained(
+    name: str,
+    checkpoint: str | Path | None = None,
+    *,
+    use_ema: bool | None = None,
+    device: str | torch.device | None = None,
+    data_dir: str | Path | None = None,
+    class_map: str | Path | None = None,
+    folders: Sequence[str] = (),
+    model_kwargs: dict | None = None,
+    img_size: int | None = None,
+    crop_pct: float | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Trained:
+    """Build a network as timm's train.py left it, or pretrained, with its transform and the names of its classes.
+
+    The network and its transform are as the arguments say, else as train.py's arguments in the checkpoint say, else as
+    the model's pretrained config says, by timm's own rules. The classes are those that pretrained weights name
+    themselves; else those of the class map; else those of `data_dir/dataset.json`; else those of timm's reader on
+    `data_dir/train`, which train.py used; else `folders`. Where a choice may not be what is meant, it is logged as a
+    warning.
+
+    Args:
+        name: Name of a model in timm, or `hf-hub:ID` or `local-dir:DIR`.
+        checkpoint: What timm's train.py saved, a safetensors file, or a checkpoint of the authors' code; None for the
+            pretrained weights of the model.
+        use_ema: Whether to take the averaged weights that train.py keeps beside the trained ones; by default where
+            there are some.
+        device: As `cpu` or `cuda:1`; the machine's accelerator by default, where it has one.
+        data_dir: Folder of a dataset, as `prepare` writes it.
+        class_map: Text file with the name of a class on each line, as train.py's `--class-map`; by default the one
+            that train.py's arguments in the checkpoint name.
+        folders: Names of the class folders at hand, in timm's order.
+        model_kwargs: Further arguments of the network, over those in the checkpoint.
+        img_size: Pixels a side that the network sees.
+        crop_pct: Share of the resized image's side that the centre crop keeps.
+        mean: Mean of the normalisation, one value or one a channel.
+        std: Standard deviation of the normalisation, one value or one a channel.
+
+    Raises:
+        ValueError: If an argument is not valid, the checkpoint is of another network or says more than what a network
+            is, or the classes do not fit the network.
+        OSError: If a file is missing, or the weights cannot be had.
+        RuntimeError: If the model has no pretrained weights.
+    """
+    if use_ema and checkpoint is None:
+        raise ValueError("use_ema needs a checkpoint of train.py, which keeps averaged weights: give checkpoint")
+    if "num_classes" in (model_kwargs or {}):
+        raise ValueError("model_kwargs has num_classes, which the weights say themselves: leave it out")
+    device = find_device(device)
+    architecture, base = _resolve_name(name)
+    loaded = None if checkpoint is None else read_checkpoint(checkpoint, use_ema)
+    args = {} if loaded is None else _take_args(loaded.training_args, architecture, checkpoint)
+    class_names, named_by = _find_class_names(data_dir, class_map, args.get("class_map"), folders)
+    given = dict(img_size=img_size, crop_pct=crop_pct, mean=mean, std=std)
+    given = {key: value for key, value in given.items() if value is not None}
+    image_args = {key: args[key] for key in _IMAGE_ARGS if key in args} | given
+    if img_size is not None:
+        image_args.pop("input_size", None)
+    model_args = args.get("model_kwargs", {}) | (model_kwargs or {})
+
+    if loaded is None:
+        model = _build(architecture, image_args, base | model_args, name, pretrained=True)
+        if label_names := _label_names(model):
+            class_names, named_by = label_names, f"the weights of {name}"
+    else:
+        state_dict = loaded.state_dict
+        if architecture.startswith("hifuse_"):
+            state_dict, _ = convert_state_dict(state_dict)
+        model_args = _read_off(state_dict, base["pretrained_cfg"], args, class_names) | model_args
+        model = _build(architecture, image_args, base | model_args, name, pretrained=False)
+        _load_weights(model, state_dict, f"checkpoint {checkpoint} does not fit {name}")
+    if class_names is not None and len(class_names) != model.num_classes:
+        raise ValueError(
+            f"{f'model {name}' if loaded is None else f'checkpoint {checkpoint}'} has {model.num_classes} classes, "
+            f"{named_by} has {len(class_names)}: {shorten(class_names)}"
+        )
+    data_config, transform = _resolve_transform(model, image_args | {"model_kwargs": model_args}, name, loaded)
+    mode = args.get("input_img_mode") or image_mode(model)
+    if _IMAGE_MODES[mode] != data_config["input_size"][0]:
+        raise ValueError(
+            f"checkpoint {checkpoint} has the training argument input_img_mode {mode}, of {_IMAGE_MODES[mode]} "
+            f"channels; its network takes {data_config['input_size'][0]}"
+        )
+    origins = dict(
+        weights=_describe_weights(name, checkpoint, loaded),
+        images=_describe_transform(data_config, name, loaded, given),
+        classes="not named" if class_names is None else f"named by {named_by}",
+    )
+    if loaded is not None:
+        _warn(checkpoint, loaded, use_ema, origins["images"], class_names if architecture.startswith("hifuse_") else ())
+    return Trained(
+        name=name,
+        model=model.to(device).eval(),
+        model_args={key: value for key, value in model_args.items() if key != "num_classes"},
+        data_config=data_config,
+        transform=transform,
+        image_mode=mode,
+        class_names=None if class_names is None else tuple(class_names),
+        checkpoint=None if loaded is None else dataclasses.replace(loaded, state_dict={}),
+        origins=origins,
+    )
+
+
+def find_device(name: str | torch.device | None = None) -> torch.device:
+    """The device of this name; by default the machine's accelerator, or the CPU where it has none.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    if name is None:
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as e:  # what a build without the device raises
+        raise ValueError(f"device {str(name)!r} cannot be used ({first_line(e)}): expected cpu, cuda, ...") from e
+    return device
+
+
+def image_mode(model: nn.Module) -> str:
+    """The mode in which timm's train.py reads images for a model, unless it is told another.
+
+    Raises:
+        ValueError: If the model takes other than one or three channels.
+    """
+    in_chans = get_model_input_config(model)["input_size"][0]
+    if in_chans not in (1, 3):
+        raise ValueError(f"{type(model).__name__} takes {in_chans} channels, pictures have 1 or 3")
+    return "L" if in_chans == 1 else "RGB"
+
+
+def _resolve_name(name: str) -> tuple[str, dict]:
+    """The architecture that a name is of, and what `timm.create_model` takes for it."""
+    source, model_id = parse_model_name(name)
+    if source is None:
+        variant, tag = split_model_name_tag(model_id)
+        if not timm.is_model(variant):
+            near = difflib.get_close_matches(variant, timm.list_models(), n=3) or timm.list_models("hifuse*")
+            raise ValueError(f"model {name!r} is not known to timm: near it are {', '.join(near)}")
+        check_tag(variant, tag)
+    try:
+        base = resolve_model_input_args(name)
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        raise ValueError(f"model {name} has a config.json that timm cannot read ({e!r:.200})") from e
+    return base.pop("model_name"), base
+
+
+def _take_args(training_args: dict, architecture: str, checkpoint: str | Path) -> dict:
+    """The arguments of train.py that are set, if those for the network say what it is and nothing else."""
+    args = {key: value for key, value in training_args.items() if value not in (None, "")}
+    known = _network_args(architecture)
+    if unknown := [key for key in args.get("model_kwargs", {}) if key not in known]:
+        raise ValueError(
+            f"checkpoint {checkpoint}, trained as {args.get('model', 'an unknown model')}, has model_kwargs that do "
+            f"not describe a network {architecture}: {shorten([f'{key!r:.80}' for key in unknown])}; expected some of "
+            f"{shorten(sorted(known), 20)}"
+        )
+    return args
+
+
+def _network_args(architecture: str) -> set[str]:
+    """The arguments that describe a network: those of its class, which stands in the module of its entrypoint."""
+    module = sys.modules[model_entrypoint(architecture).__module__]
+    classes = [c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, nn.Module)]
+    if module.__name__ == HiFuse.__module__:
+        classes = [HiFuse]
+    classes = classes or [type(timm.create_model(architecture))]
+    return {name for c in classes for name in inspect.signature(c).parameters} - _NOT_OF_NETWORKS
+
+
+def _find_class_names(
+    data_dir: str | Path | None, class_map: str | Path | None, trained_map: str | None, folders: Sequence[str]
+) -> tuple[list[str] | None, str]:
+    """The names of the classes in the order of their indices, and what names them."""
+    description = {} if data_dir is None else read_description(data_dir)
+    if class_map is None and trained_map is not None:
+        class_map = _find_class_map(trained_map, data_dir)
+    if class_map is not None:
+        return read_class_map(class_map), f"class map {class_map}"
+    if data_dir is None:
+        return None, ""
+    data_dir = Path(data_dir)
+    if description:
+        return description["classes"], f"{data_dir / 'dataset.json'}"
+    if (data_dir / "train").is_dir():  # a split may lack a class, which would shift those behind it
+        return find_images(data_dir / "train").classes, f"{data_dir / 'train'}"
+    if not folders:
+        raise ValueError(f"data_dir {data_dir} names no classes: expected dataset.json, as prepare writes it, or train")
+    _logger.warning(
+        f"{data_dir} has neither dataset.json nor train, which say the order of the classes in the training: it is "
+        f"taken to be {shorten(folders)}. If it was another, or of more classes, give a class map"
+    )
+    return list(folders), f"the folders in {data_dir}"
+
+
+def _find_class_map(named: str, data_dir: str | Path | None) -> Path:
+    """The class map that train.py was given, where train.py looks for it. A stranger may have chosen the name."""
+    paths = [Path(named)] if data_dir is None else [Path(named), Path(data_dir, "train", named)]
+    if not named.startswith(("//", "\\\\")):  # of another machine
+        for path in paths:
+            if path.is_file():
+                return path
+    raise FileNotFoundError(
+        f"the training was given the class map {named}, which says the order of the classes and is not there: give it "
+        "as class_map (--class-map FILE)"
+    )
+
+
+def _read_off(state_dict: dict, cfg: dict, args: dict, class_names: list[str] | None) -> dict:
+    """The arguments of the network that train.py has options for: from the weights, else from the arguments."""
+    found = {}
+    for argument, modules, axis in (("num_classes", cfg.get("classifier"), 0), ("in_chans", cfg.get("first_conv"), 1)):
+        module = modules if isinstance(modules, str) else (modules or [""])[0]
+        weight = state_dict.get(f"{module}.weight")
+        # a stem that takes patches of pixels has more channels than its images
+        if weight is not None and weight.ndim > 1 and (axis == 0 or weight.shape[1] in _IMAGE_MODES.values()):
+            found[argument] = weight.shape[axis]
+        elif argument in args:
+            found[argument] = args[argument]
+    if class_names is not None:
+        found.setdefault("num_classes", len(class_names))
+    if found.get("in_chans") == cfg["input_size"][0]:
+        del found["in_chans"]
+    return found | {
+        ours: args[theirs] for ours, theirs in (("global_pool", "gp"), ("bn_eps", "bn_eps")) if theirs in args
+    }
+
+
+def _build(architecture: str, image_args: dict, model_args: dict, name: str, pretrained: bool) -> nn.Module:
+    """The network that train.py or validate.py builds with these arguments."""
+    try:
+        model_args = resolve_model_input_args(architecture, image_args, **model_args)
+        return timm.create_model(pretrained=pretrained, **model_args)
+    except (OSError, RuntimeError):
+        raise
+    except Exception as e:  # the arguments are of plain types, but models check them as they please
+        model_args = {key: value for key, value in model_args.items() if not key.startswith("pretrained")}
+        raise ValueError(f"model {name} cannot be built with {model_args}: {first_line(e)}") from e
+
+
+def _load_weights(model: nn.Module, state_dict: dict, fault: str) -> None:
+    if isinstance(model, HiFuse):
+        check_architecture(state_dict, model.state_dict())
+    try:
+        model.load_state_dict(state_dict)
+    except RuntimeError as e:
+        reason = " ".join(line.strip() for line in str(e).splitlines()[1:3])
+        raise ValueError(f"{fault}: {reason:.300}") from e
+
+
+def _label_names(model: nn.Module) -> list[str] | None:
+    """The names that a model's pretrained config has for its classes."""
+    names = model.pretrained_cfg.get("label_names")
+    is_whole = isinstance(names, (list, tuple)) and len(names) == model.num_classes
+    return list(names) if is_whole and all(isinstance(name, str) for name in names) else None
+
+
+def _resolve_transform(model: nn.Module, args: dict, name: str, loaded: Checkpoint | None) -> tuple[dict, object]:
+    """The transform of train.py's validation, or of validate.py, and timm's settings of it."""
+    try:
+        config = resolve_input_data_config(model, args, use_test_size=loaded is None)
+        if loaded is not None and loaded.training_args:
+            config["crop_mode"] = "center"  # whatever the model's own settings say
+        return config, create_transform(**config)
+    except (AttributeError, KeyError, TypeError) as e:
+        raise ValueError(f"model {name} has settings of images that timm cannot read ({e!r:.200})") from e
+
+
+def _describe_weights(name: str, checkpoint: str | Path | None, loaded: Checkpoint | None) -> str:
+    if loaded is None:
+        return f"pretrained, of {name}"
+    kind = "averaged (EMA)" if loaded.averaged else "trained"
+    epoch = "" if loaded.epoch is None else f", after epoch {loaded.epoch}"
+    return f"{kind} weights in {checkpoint}{epoch}"
+
+
+def _describe_transform(config: dict, name: str, loaded: Checkpoint | None, given: dict) -> str:
+    height, width = config["input_size"][1:]
+    mean, std = (" ".join(f"{value:.4g}" for value in config[key]) for key in ("mean", "std"))
+    if loaded is not None and loaded.training_args:
+        origin = "as the training's arguments say"
+    else:
+        origin = f"as the settings of {name} say"
+    if given:
+        origin += f", but for {', '.join(given)}"
+    return (
+        f"{width}x{height} pixels, crop {config['crop_pct']:g} ({config['crop_mode']}), {config['interpolation']}, "
+        f"mean {mean}, std {std}: {origin}"
+    )
+
+
+def _warn(
+    checkpoint: str | Path, loaded: Checkpoint, use_ema: bool | None, images: str, hifuse_classes: Sequence[str] | None
+) -> None:
+    """Log what a checkpoint leaves open."""
+    if loaded.has_averaged and use_ema is None:
+        _logger.warning(
+            f"checkpoint {checkpoint} holds trained and averaged (EMA) weights: the averaged ones are taken, "
+            "use_ema=False (--no-use-ema) takes the others"
+        )
+    if loaded.training_args:
+        return
+    _logger.warning(f"checkpoint {checkpoint} holds no training arguments, so images are taken at {images}")
+    if list(hifuse_classes or ()) != sorted(hifuse_classes or ()):
+        _logger.warning(
+            f"the classes are taken in the order {shorten(hifuse_classes)}; the authors' code and torchvision sort "
+            f"folders as {shorten(sorted(hifuse_classes))}. If the training was theirs, give a class map in that order"
+        )
