@@ -18,6 +18,7 @@ from .publish import publish
 from .recipes import recipe_path
 from .warm_start import summarize_origins, warm_start
 
+_CLASS_MAP_HELP = "class map of train.py, a .txt with a class a line; by default the one that the training was given"
 _USE_EMA_HELP = "take the averaged weights of train.py's --model-ema, or not; by default where there are some"
 
 
@@ -109,6 +110,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     weights.add_argument("--pretrained", action="store_true", help="take the published weights of the model")
     p.add_argument("--use-ema", action=argparse.BooleanOptionalAction, help=_USE_EMA_HELP)
+    p.add_argument("--class-map", metavar="FILE", help=_CLASS_MAP_HELP)
     p.add_argument("--data-dir", required=True, metavar="DIR", help="dataset, as prepare writes it")
     p.add_argument("--split", default="test", metavar="NAME", help="folder of DIR to measure on (default: test)")
     p.add_argument("--json", metavar="FILE", help="write all figures, for average and for publish --metrics")
@@ -162,6 +164,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--dataset", required=True, metavar="TAG", help=f"data trained on: {', '.join(DATASETS)}")
     p.add_argument("--use-ema", action=argparse.BooleanOptionalAction, help=_USE_EMA_HELP)
+    p.add_argument("--class-map", metavar="FILE", help=_CLASS_MAP_HELP)
     p.add_argument(
         "--metrics",
         metavar="FILE.json",
@@ -236,6 +239,7 @@ def _make_parser() -> argparse.ArgumentParser:
         help="further networks and their checkpoints, a column each; NAME alone takes its pretrained weights",
     )
     p.add_argument("--use-ema", action=argparse.BooleanOptionalAction, help=_USE_EMA_HELP)
+    p.add_argument("--class-map", metavar="FILE", help=_CLASS_MAP_HELP)
     p.add_argument(
         "--class",
         dest="class_name",
@@ -302,6 +306,7 @@ def evaluate_command(args: argparse.Namespace) -> None:
         args.checkpoint,
         split=args.split,
         use_ema=args.use_ema,
+        class_map=args.class_map,
         fuse=args.fuse,
         device=args.device,
         precision=args.precision,
@@ -346,6 +351,7 @@ def publish_command(args: argparse.Namespace) -> None:
         args.checkpoint,
         args.dataset,
         use_ema=args.use_ema,
+        class_map=args.class_map,
         metrics=args.metrics,
         repo_id=args.repo_id,
         private=args.private,
@@ -390,6 +396,7 @@ def explain_command(args: argparse.Namespace) -> None:
         layers=args.layer,
         data_dir=args.data_dir,
         use_ema=args.use_ema,
+        class_map=args.class_map,
         device=args.device,
     )
     print(f"written to {', '.join(map(str, written))}")

@@ -1,18 +1,12 @@
-"""The datasets of the paper, as facts; folders of images, and the files that name their classes."""
+"""The datasets of the paper that weights are published for, as facts; what `prepare` wrote on a folder of one."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from timm.data.readers.img_extensions import get_img_extensions
-from timm.utils.misc import natural_key
-
 from .errors import first_line
 
-__all__ = ["DATASETS", "Dataset", "ImageFolder", "find_images", "read_class_map", "read_description"]
-
-_LARGEST_CLASS_MAP = 1 << 20  # bytes; ImageNet's 21,841 classes take 240,000
+__all__ = ["DATASETS", "Dataset", "read_description"]
 
 
 @dataclass(frozen=True)
@@ -96,61 +90,6 @@ DATASETS = {
 }
 
 
-@dataclass(frozen=True)
-class ImageFolder:
-    """The images of a folder, each in a folder that names its class.
-
-    Attributes:
-        samples: Path and class of each image, in timm's order.
-        classes: The names of the classes that have images, in timm's order.
-        left_out: Images in formats that timm's reader leaves out.
-        repeated: Files and folders that links lead to again, each of which counts once.
-    """
-
-    samples: list[tuple[str, str]]
-    classes: list[str]
-    left_out: list[str]
-    repeated: list[str]
-
-
-def find_images(folder: str | Path) -> ImageFolder:
-    """Find the images in a folder as timm's reader does, but each of them once, wherever links lead.
-
-    The class of an image is the name of the folder that it lies in, however deep that is; none where it lies in
-    `folder` itself.
-
-    Raises:
-        OSError: If a folder cannot be read.
-    """
-    from PIL import Image
-
-    formats, others = get_img_extensions(as_set=True), {*Image.registered_extensions(), ".dcm", ".dicom"}
-    root = str(folder)
-    samples, left_out, repeated = [], [], []
-    seen = {os.path.realpath(root)}
-    level = [root]
-    while level:  # level by level and links last, so that what is reached twice stands where it lies
-        entries = [entry for inside in level for entry in os.scandir(inside)]
-        level = []
-        for entry in sorted(entries, key=lambda entry: (entry.is_symlink(), natural_key(entry.path))):
-            inside, (_, ending) = os.path.dirname(entry.path), os.path.splitext(entry.name)
-            label = "" if inside == root else os.path.basename(inside)
-            if entry.is_dir():
-                place, found = os.path.realpath(entry.path), level
-            elif ending.lower() in formats:
-                place, found = (os.path.realpath(entry.path), label), samples
-            else:
-                if ending.lower() in others:
-                    left_out.append(entry.path)
-                continue
-            if place in seen:
-                found = repeated
-            seen.add(place)
-            found.append((entry.path, label) if found is samples else entry.path)
-    samples.sort(key=lambda sample: natural_key(sample[0]))
-    return ImageFolder(samples, sorted({label for _, label in samples}, key=natural_key), left_out, repeated)
-
-
 def read_description(data_dir: str | Path) -> dict:
     """What `prepare` wrote on a dataset in its dataset.json; nothing of a folder that it did not make.
 
@@ -183,29 +122,3 @@ def _check_description(description) -> None:
     for key in ("name", "title"):
         if not isinstance(description.get(key), str | None):
             raise ValueError(f"its {key} is {description[key]!r:.80}, expected a string")
-
-
-def read_class_map(path: str | Path) -> list[str]:
-    """The names of the classes in a class map of train.py: a text file with a name on each line, in their order.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no text file, or a name is missing or stands there twice.
-    """
-    path = Path(path)
-    if path.suffix.lower() != ".txt":
-        raise ValueError(f"class map {path} must be a text file with the name of a class on each line, named .txt")
-    if not path.is_file():
-        raise FileNotFoundError(f"class map {path} does not exist or is not a file")
-    if path.stat().st_size > _LARGEST_CLASS_MAP:
-        raise ValueError(f"class map {path} has {path.stat().st_size:,} bytes, too many for a list of classes")
-    try:
-        lines = path.read_text(encoding="utf-8").rstrip().split("\n")
-    except UnicodeDecodeError as e:
-        raise ValueError(f"class map {path} is no text in UTF-8") from e
-    names = [line.strip() for line in lines]
-    for number, name in enumerate(names):
-        if not name or name in names[:number]:
-            fault = "names a class again" if name else "is empty"
-            raise ValueError(f"class map {path}: line {number + 1} {fault}, expected another class on each line")
-    return names

@@ -24,10 +24,10 @@ from torch import nn
 
 from .checkpoint import Checkpoint, read_checkpoint
 from .convert import check_architecture, convert_state_dict
-from .datasets import find_images, read_class_map, read_description
 from .errors import first_line, shorten
 from .hifuse import HiFuse
 from .hub import check_tag
+from .image_folders import find_class_names
 
 __all__ = ["PRECISIONS", "Trained", "find_device", "image_mode", "load_trained"]
 
@@ -130,7 +130,7 @@ def load_trained(
     architecture, base = _resolve_name(name)
     loaded = None if checkpoint is None else read_checkpoint(checkpoint, use_ema)
     args = {} if loaded is None else _take_args(loaded.training_args, architecture, checkpoint)
-    class_names, named_by = _find_class_names(data_dir, class_map, args.get("class_map"), folders)
+    class_names, named_by = find_class_names(data_dir, class_map, args.get("class_map"), folders)
     given = dict(img_size=img_size, crop_pct=crop_pct, mean=mean, std=std)
     given = {key: value for key, value in given.items() if value is not None}
     image_args = {key: args[key] for key in _IMAGE_ARGS if key in args} | given
@@ -247,44 +247,6 @@ def _network_args(architecture: str) -> set[str]:
         classes = [HiFuse]
     classes = classes or [type(timm.create_model(architecture))]
     return {name for c in classes for name in inspect.signature(c).parameters} - _NOT_OF_NETWORKS
-
-
-def _find_class_names(
-    data_dir: str | Path | None, class_map: str | Path | None, trained_map: str | None, folders: Sequence[str]
-) -> tuple[list[str] | None, str]:
-    """The names of the classes in the order of their indices, and what names them."""
-    description = {} if data_dir is None else read_description(data_dir)
-    if class_map is None and trained_map is not None:
-        class_map = _find_class_map(trained_map, data_dir)
-    if class_map is not None:
-        return read_class_map(class_map), f"class map {class_map}"
-    if data_dir is None:
-        return None, ""
-    data_dir = Path(data_dir)
-    if description:
-        return description["classes"], f"{data_dir / 'dataset.json'}"
-    if (data_dir / "train").is_dir():  # a split may lack a class, which would shift those behind it
-        return find_images(data_dir / "train").classes, f"{data_dir / 'train'}"
-    if not folders:
-        raise ValueError(f"data_dir {data_dir} names no classes: expected dataset.json, as prepare writes it, or train")
-    _logger.warning(
-        f"{data_dir} has neither dataset.json nor train, which say the order of the classes in the training: it is "
-        f"taken to be {shorten(folders)}. If it was another, or of more classes, give a class map"
-    )
-    return list(folders), f"the folders in {data_dir}"
-
-
-def _find_class_map(named: str, data_dir: str | Path | None) -> Path:
-    """The class map that train.py was given, where train.py looks for it. A stranger may have chosen the name."""
-    paths = [Path(named)] if data_dir is None else [Path(named), Path(data_dir, "train", named)]
-    if not named.startswith(("//", "\\\\")):  # of another machine
-        for path in paths:
-            if path.is_file():
-                return path
-    raise FileNotFoundError(
-        f"the training was given the class map {named}, which says the order of the classes and is not there: give it "
-        "as class_map (--class-map FILE)"
-    )
 
 
 def _read_off(state_dict: dict, cfg: dict, args: dict, class_names: list[str] | None) -> dict:

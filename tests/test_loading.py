@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import threading
 from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
@@ -192,3 +194,286 @@ def test_device_is_the_machines_accelerator_or_the_one_named(monkeypatch):
     assert find_device() == torch.device("meta")
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     assert find_device() == torch.device("cpu")
+
+
+# What a checkpoint may not say
+
+
+@pytest.fixture
+def stranger():
+    """A server on loopback that hands out a file, and the paths that it was asked for."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"raise SystemExit")
+
+        do_HEAD = do_GET
+
+        def log_message(self, *args):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("name", ["hifuse_tiny", "test_convnext"])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        dict(pretrained=True, pretrained_cfg=dict(url="{url}/tabulate.py", hf_hub_id=""), cache_dir="."),
+        dict(pretrained_cfg_overlay=dict(url="{url}/tabulate.py", source="", hf_hub_id="", file="")),
+        dict(pretrained_cfg="isic2018"),
+        dict(checkpoint_path="{url}/x.pth"),
+        dict(cache_dir="."),
+        dict(scriptable=True),
+        dict(features_only=True),
+        dict(num_classes=2),
+        dict(device="meta"),
+        dict(no_such_argument=1),
+    ],
+    ids=lambda attack: "+".join(attack),
+)
+def test_checkpoint_reaches_nothing_but_what_a_network_is(
+    name, attack, data, save, stranger, tmp_path, monkeypatch, capsys
+):
+    url, asked = stranger
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    checkpoint = save(name, **(dict(model_kwargs=HIFUSE) if name == "hifuse_tiny" else {}))
+    content = torch.load(checkpoint, weights_only=False)
+    attack = json.loads(json.dumps(attack).replace("{url}", url))
+    content["args"].model_kwargs = content["args"].model_kwargs | attack
+    torch.save(content, checkpoint)
+    options = ["--model", name, "--checkpoint", checkpoint]
+    codes = [evaluate(data, *options), explain(data, *options)]
+    if name == "hifuse_tiny":
+        codes.append(main(["publish", *map(str, options), "--dataset", "covid19ct", "--dry-run", "out"]))
+    errors = capsys.readouterr().err.splitlines()
+    assert set(codes) == {1} and len(errors) == len(codes)
+    for error in errors:
+        assert f"model_kwargs that do not describe a network {name}: " in error
+        assert all(repr(key) in error for key in attack)
+    assert asked == [] and list((tmp_path / "here").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("model_kwargs", "words"),
+    [
+        (HIFUSE | dict(window_size="wide"), "model hifuse_tiny cannot be built with"),
+        (HIFUSE | dict(dims=[]), "model hifuse_tiny cannot be built with"),
+        (HIFUSE | dict(window_size=9), "the checkpoint is of a HiFuse of dims (16, 32)"),
+        (HIFUSE | dict(img_size=[]), "model hifuse_tiny cannot be built with"),
+    ],
+)
+def test_arguments_that_make_no_network_or_another_are_one_error(model_kwargs, words, data, save, capsys):
+    checkpoint = save("hifuse_tiny", model_kwargs=HIFUSE)
+    content = torch.load(checkpoint, weights_only=False)
+    content["args"].model_kwargs = model_kwargs
+    torch.save(content, checkpoint)
+    for command in (evaluate, explain):
+        assert command(data, "--model", "hifuse_tiny", "--checkpoint", checkpoint) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and words in error and error.count("\n") == 1
+
+
+def test_mode_of_images_must_have_the_channels_of_the_network(data, save, capsys):
+    checkpoint = save("test_convnext", input_img_mode="L")
+    assert evaluate(data, "--model", "test_convnext", "--checkpoint", checkpoint) == 1
+    assert "input_img_mode L, of 1 channels; its network takes 3" in capsys.readouterr().err
+
+
+def test_number_of_classes_is_that_of_the_weights(data, capsys):
+    """timm would give pretrained weights a new classifier, whose figures say nothing."""
+    assert evaluate(data, "--model", "test_convnext", "--pretrained", "--model-kwargs", "num_classes=2") == 1
+    assert "model_kwargs has num_classes, which the weights say themselves" in capsys.readouterr().err
+
+
+# What the classes are
+
+
+def move_classes(data, *names):
+    """Renames the class folders, and takes away what names them."""
+    (data / "dataset.json").unlink()
+    for old, new in zip(LABELS, names, strict=True):
+        (data / "test" / old).rename(data / "test" / new)
+
+
+def classes_of(tmp_path) -> list[str]:
+    return list(json.loads((tmp_path / "run.json").read_text())["per_class"])
+
+
+def test_class_map_of_the_training_names_the_classes(data, save, seen, tmp_path, monkeypatch, capsys):
+    """Over dataset.json, in whose order the training did not have them."""
+    monkeypatch.chdir(tmp_path)
+    checkpoint = save("test_convnext", class_map="maps/classes.txt")
+    options = ["--model", "test_convnext", "--checkpoint", checkpoint]
+    for command in (evaluate, explain):
+        assert command(data, *options) == 1
+        assert "was given the class map maps/classes.txt" in capsys.readouterr().err
+    (tmp_path / "mine.txt").write_text("\n".join(LABELS[::-1]))
+    assert evaluate(data, *options, "--class-map", "mine.txt", "--json", "run.json") == 0
+    assert classes_of(tmp_path) == LABELS[::-1]
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "mine.txt").rename(tmp_path / "maps" / "classes.txt")
+    assert evaluate(data, *options) == explain(data, *options) == 0
+    assert {trained.class_names for trained, _ in seen} == {tuple(LABELS[::-1])}
+    assert "classes: named by class map maps/classes.txt" in capsys.readouterr().out
+    (tmp_path / "maps").rename(data / "train")
+    (data / "train" / "maps").mkdir()
+    (data / "train" / "classes.txt").rename(data / "train" / "maps" / "classes.txt")  # where timm looks, too
+    assert evaluate(data, *options, "--json", "again.json") == 0
+    assert (tmp_path / "again.json").read_text().count("train/maps/classes.txt") == 1
+
+
+def test_weights_of_a_class_map_in_another_order_are_not_published(save, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(hifuse, "HiFuse", partial(hifuse.HiFuse, **NARROW))
+    checkpoint = save("hifuse_tiny", class_map=str(tmp_path / "map.txt"))
+    publish = ["publish", "--model", "hifuse_tiny", "--checkpoint", str(checkpoint), "--dataset", "covid19ct"]
+    publish += ["--dry-run", str(tmp_path / "out")]
+    assert main(publish) == 1
+    assert "was given the class map" in capsys.readouterr().err
+    (tmp_path / "map.txt").write_text("\n".join(LABELS[::-1]))
+    assert main(publish) == 1
+    assert "has classes in the order of its class map, CT_NonCOVID, CT_COVID" in capsys.readouterr().err
+    (tmp_path / "map.txt").write_text("\n".join(LABELS) + "\n")
+    assert main(publish) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("map.txt", b"CT_COVID\n\nCT_NonCOVID", "line 2 is empty"),
+        ("map.txt", b"CT_COVID\nCT_COVID", "line 2 names a class again"),
+        ("map.txt", b"\xff\xfe", "is no text in UTF-8"),
+        ("map.txt", b"a" * (1 << 20) + b"b", "too many for a list of classes"),
+        ("map.txt", b"CT_COVID\nCT_NonCOVID\nother", "has 2 classes, class map"),
+        ("map.pkl", b"\x80\x04}.", "must be a text file with the name of a class on each line"),
+        ("//host/share/map.txt", None, "was given the class map //host/share/map.txt, which says the order"),
+        (r"\\host\share\map.txt", None, "which says the order of the classes and is not there"),
+    ],
+)
+def test_class_map_is_a_text_of_this_machine(name, content, words, data, save, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    checkpoint = save("test_convnext", class_map=name)
+    assert evaluate(data, "--model", "test_convnext", "--checkpoint", checkpoint) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_order_of_classes_that_nothing_says_is_a_warning(data, save, seen, caplog):
+    checkpoint = save("test_convnext")
+    options = ["--model", "test_convnext", "--checkpoint", checkpoint]
+    move_classes(data, "class10", "class9")
+    assert evaluate(data, *options) == 0
+    assert seen[-1][0].class_names == ("class9", "class10")  # as timm sorts
+    (record,) = caplog.records
+    assert "has neither dataset.json nor train" in record.message and "taken to be class9, class10" in record.message
+    caplog.clear()
+    (data / "train").symlink_to(data / "test")
+    assert evaluate(data, *options) == explain(data, *options) == 0
+    assert seen[-1][0].class_names == ("class9", "class10") and caplog.records == []
+
+
+def test_order_of_the_authors_code_is_a_warning_where_it_is_another(data, save, caplog):
+    """Weights without the arguments of train.py, as convert writes them, may be of a training by that code."""
+    checkpoint = save("hifuse_tiny", model_kwargs=HIFUSE)
+    torch.save(torch.load(checkpoint, weights_only=False)["state_dict"], checkpoint)
+    kwargs = [f"{key}={value}".replace(" ", "") for key, value in HIFUSE.items()]
+    options = ["--model", "hifuse_tiny", "--checkpoint", checkpoint, "--model-kwargs", *kwargs]
+    words = "the authors' code and torchvision sort folders as class10, class9"
+    assert evaluate(data, *options) == 0
+    assert words not in caplog.text
+    move_classes(data, "class10", "class9")
+    (data / "train").symlink_to(data / "test")
+    assert evaluate(data, *options) == 0
+    assert words in caplog.text and "the classes are taken in the order class9, class10" in caplog.text
+
+
+def test_images_that_are_left_out_are_counted_and_named(data, save, tmp_path, caplog, capsys):
+    options = ["--model", "test_convnext", "--checkpoint", save("test_convnext"), "--json", tmp_path / "run.json"]
+    image = Image.new("RGB", (40, 40))
+    for file in ("CT_COVID/a.tif", "CT_COVID/b.BMP", "CT_NonCOVID/c.webp", "other/d.tiff"):
+        (data / "test" / file).parent.mkdir(exist_ok=True)
+        image.save(data / "test" / file, format="PNG")
+    (data / "test" / "CT_COVID" / "notes.txt").write_text("no image")
+    assert evaluate(data, *options) == 0
+    assert json.loads((tmp_path / "run.json").read_text())["counts"] == dict(images=2, classes=2)
+    assert "4 of the files in" in caplog.text
+    assert "test/CT_COVID/a.tif, test/CT_COVID/b.BMP, test/CT_NonCOVID/c.webp, test/other/d.tiff" in caplog.text
+
+
+def test_links_count_no_image_twice(data, save, tmp_path, caplog):
+    folder = data / "test" / "CT_COVID"
+    (folder / "loop").symlink_to(data / "test")
+    (folder / "self").symlink_to(folder)
+    (folder / "deeper").mkdir()
+    (folder / "deeper" / "loop").symlink_to(data)
+    (folder / "again.png").symlink_to(folder / "0.png")
+    (tmp_path / "elsewhere").mkdir()
+    (data / "test" / "CT_NonCOVID").rename(tmp_path / "elsewhere" / "images")
+    (data / "test" / "CT_NonCOVID").symlink_to(tmp_path / "elsewhere" / "images")  # a link that is no loop
+    options = ["--model", "test_convnext", "--checkpoint", save("test_convnext"), "--json", tmp_path / "run.json"]
+    assert evaluate(data, *options) == 0
+    assert json.loads((tmp_path / "run.json").read_text())["counts"] == dict(images=2, classes=2)
+    assert "are links to what is there already, and count once" in caplog.text
+
+
+# What is said of a choice
+
+
+def test_screen_says_which_weights_and_which_transform_were_taken(data, save, caplog, capsys):
+    checkpoint = save("test_convnext", mean=[0.3], img_size=64)
+    content = torch.load(checkpoint, weights_only=False)
+    options = ["--model", "test_convnext", "--checkpoint", checkpoint]
+    torch.save(content | dict(state_dict_ema=content["state_dict"], epoch=13), checkpoint)
+    assert evaluate(data, *options, "--std", "0.25") == 0
+    printed = capsys.readouterr().out
+    assert f"weights: averaged (EMA) weights in {checkpoint}, after epoch 13" in printed
+    assert "mean 0.3 0.3 0.3, std 0.25 0.25 0.25: as the training's arguments say, but for std" in printed
+    assert "holds trained and averaged (EMA) weights: the averaged ones are taken" in caplog.text
+    caplog.clear()
+    assert evaluate(data, *options, "--no-use-ema") == explain(data, *options, "--use-ema") == 0
+    assert f"weights: trained weights in {checkpoint}" in capsys.readouterr().out and caplog.records == []
+
+    torch.save(content["state_dict"], checkpoint)
+    for command in (evaluate, explain):
+        caplog.clear()
+        assert command(data, *options) == 0
+        (record,) = caplog.records
+        assert "holds no training arguments, so images are taken at 160x160 pixels, crop 0.95" in record.message
+    assert "mean 0.5 0.5 0.5, std 0.5 0.5 0.5: as the settings of test_convnext say" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[", "Expecting value"),
+        ("[]", "it holds a list, expected an object"),
+        ('{"classes": []}', "its classes are [], expected a list of names"),
+        ('{"classes": "ab"}', "its classes are 'ab', expected a list of names"),
+        ('{"classes": ["a", 1]}', "expected a list of names"),
+        ('{"classes": ["a", "a"]}', "expected different names"),
+        ('{"classes": ["a", "b"], "name": ["covid19ct"]}', "its name is ['covid19ct'], expected a string"),
+        ('{"classes": ["a", "b"], "title": 3}', "its title is 3, expected a string"),
+        ("[" * 100_000, "recursion"),
+    ],
+)
+def test_description_that_is_not_as_prepare_writes_it_is_found_before_the_work(
+    content, words, data, save, monkeypatch, capsys
+):
+    (data / "dataset.json").write_text(content)
+    options = ["--model", "test_convnext", "--checkpoint", save("test_convnext")]
+    monkeypatch.setattr(timm, "create_model", None)  # nothing comes to that
+    for command in (evaluate, explain):
+        assert command(data, *options) == 1
+        error = capsys.readouterr().err
+        assert "dataset.json is not as prepare writes it (" in error and words in error

@@ -90,6 +90,24 @@ def test_card_says_what_it_is_how_to_load_it_and_how_good_it_is(dry_run):
     assert "/home/jane" not in card.content
 
 
+@pytest.mark.parametrize(
+    ("options", "epoch", "expected"),
+    [
+        ([], 7, ["| epochs | 8 of 300 |", "| model_ema_decay | 0.99 |"]),
+        (["--no-use-ema"], 299, ["| epochs | 300 |"]),
+        (["--no-use-ema"], None, ["| epochs | an unknown number of 300 |"]),
+    ],
+)
+def test_card_says_what_happened_to_these_weights(options, epoch, expected, checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=False)
+    content["args"].model_ema, content["args"].model_ema_decay = True, 0.99
+    torch.save(content | dict(epoch=epoch), tmp_path / "last.pth.tar")
+    assert publish(tmp_path / "last.pth.tar", *options, "--dry-run", str(tmp_path / "out")) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert [line for line in card.splitlines() if line.startswith(("| epochs", "| model_ema_decay"))] == expected
+    assert ("model_ema" in card) == (not options)
+
+
 def test_transformers_loads_what_is_published(dry_run):
     transformers = pytest.importorskip("transformers")
     model = transformers.AutoModelForImageClassification.from_pretrained(dry_run).eval()

@@ -18,9 +18,10 @@ from PIL import Image
 from timm.utils import reparameterize_model
 from torch.utils.data import DataLoader, Dataset
 
-from ..datasets import ImageFolder, find_images, read_description
+from ..datasets import read_description
 from ..errors import require, shorten
 from ..files import save_figure, write_text
+from ..image_folders import ImageFolder, find_images
 from ..loading import PRECISIONS, Trained, find_device, load_trained
 from ..paper import paper_result
 from ..version import __version__
@@ -143,7 +144,7 @@ def evaluate(
         OSError: If a folder or a file is missing, or the weights cannot be had.
         RuntimeError: If a library is missing, timm does not know the model, or it has no pretrained weights.
     """
-    tqdm, torchmetrics = require("tqdm", "medical"), require("torchmetrics", "medical")
+    tqdm, torchmetrics = require("tqdm", "medical").tqdm, require("torchmetrics", "medical")
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is not known: expected one of {', '.join(PRECISIONS)}")
     if workers is None:
@@ -170,38 +171,44 @@ def evaluate(
         mean=mean,
         std=std,
     )
-    classes = trained.class_names
-    if unknown := [name for name in images.classes if name not in classes]:
+    if unknown := [name for name in images.classes if name not in trained.class_names]:
         raise ValueError(
             f"{data_dir / split} has folders of other classes, {shorten(unknown)}: expected those that are "
-            f"{trained.origins['classes']}, {shorten(classes)}"
+            f"{trained.origins['classes']}, {shorten(trained.class_names)}"
         )
     if fuse:
         _fuse(trained)
     files = [os.path.relpath(path, data_dir) for path, _ in images.samples]
     loader = DataLoader(
-        _Images([(path, classes.index(name)) for path, name in images.samples], trained),
-        batch_size=batch_size,
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
+        _Images(images, trained), batch_size=batch_size, num_workers=workers, pin_memory=device.type == "cuda"
     )
-    with tqdm.tqdm(total=len(files), desc=split, unit="image", disable=None) as progress:
+    with tqdm(total=len(files), desc=split, unit="image", disable=None) as progress:
         probs, targets = _predict(trained.model, loader, device, PRECISIONS[precision], files, data_dir, progress)
-    conditions = dict(
-        checkpoint=None if checkpoint is None else str(checkpoint),
-        use_ema=trained.checkpoint is not None and trained.checkpoint.averaged,
-        fuse=fuse,
-        precision=precision,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        batch_size=batch_size,
-        **{key: list(value) if isinstance(value, tuple) else value for key, value in trained.data_config.items()},
-        hifuse_timm=__version__,
-        timm=timm.__version__,
-        torch=torch.__version__,
-        torchmetrics=torchmetrics.__version__,
+    result = dict(
+        **_measure(trained, probs, targets, resamples, seed),
+        kind="evaluation",
+        model=model,
+        architecture=trained.model.pretrained_cfg["architecture"],
+        dataset=description.get("name"),
+        title=description.get("title") or data_dir.absolute().name,
+        split=split,
+        origins=trained.origins,
+        paper=paper_result(trained.model.pretrained_cfg["architecture"], description.get("name")),
+        conditions=dict(
+            checkpoint=None if checkpoint is None else str(checkpoint),
+            use_ema=trained.checkpoint is not None and trained.checkpoint.averaged,
+            fuse=fuse,
+            precision=precision,
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+            batch_size=batch_size,
+            **{key: list(value) if isinstance(value, tuple) else value for key, value in trained.data_config.items()},
+            hifuse_timm=__version__,
+            timm=timm.__version__,
+            torch=torch.__version__,
+            torchmetrics=torchmetrics.__version__,
+        ),
     )
-    result = _describe(trained, description, data_dir, split, probs, targets, resamples, seed, conditions)
-    return Evaluation(result, files, list(classes), probs, targets)
+    return Evaluation(result, files, list(trained.class_names), probs, targets)
 
 
 def _find_images(data_dir: Path, split: str) -> ImageFolder:
@@ -230,33 +237,16 @@ def _fuse(trained: Trained) -> None:
     reparameterize_model(trained.model, inplace=True)
 
 
-def _describe(
-    trained: Trained,
-    description: dict,
-    data_dir: Path,
-    split: str,
-    probs: torch.Tensor,
-    targets: torch.Tensor,
-    resamples: int,
-    seed: int,
-    conditions: dict,
-) -> dict:
-    """All that is to be said of the predictions, as `Evaluation.result`."""
+def _measure(trained: Trained, probs: torch.Tensor, targets: torch.Tensor, resamples: int, seed: int) -> dict:
+    """The metrics of the predictions at the top, their intervals, and those of each class."""
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
     figures, by_class = compute_metrics(probs, targets)
     intervals, class_intervals = bootstrap_intervals(probs, targets, resamples=resamples, seed=seed)
-    confusion = torch.zeros(probs.shape[1], probs.shape[1], dtype=torch.long)
-    confusion.index_put_((targets, probs.argmax(1)), torch.ones_like(targets), accumulate=True)
-    architecture = trained.model.pretrained_cfg["architecture"]
+    confusion = multiclass_confusion_matrix(probs.argmax(1), targets, probs.shape[1])
     return dict(
         **figures,
-        kind="evaluation",
-        model=trained.name,
-        architecture=architecture,
-        dataset=description.get("name"),
-        title=description.get("title") or data_dir.absolute().name,
-        split=split,
         counts=dict(images=len(targets), classes=len(confusion)),
-        origins=trained.origins,
         intervals=dict(
             level=0.95, method="percentile bootstrap over images", resamples=resamples, seed=seed, **intervals
         ),
@@ -270,8 +260,6 @@ def _describe(
             for k, name in enumerate(trained.class_names)
         },
         confusion=confusion.tolist(),
-        paper=paper_result(architecture, description.get("name")),
-        conditions=conditions,
     )
 
 
@@ -281,8 +269,8 @@ class _Images(Dataset):
     timm's own dataset takes the next image in the place of one that it cannot read.
     """
 
-    def __init__(self, samples: list[tuple[str, int]], trained: Trained):
-        self.samples = samples
+    def __init__(self, images: ImageFolder, trained: Trained):
+        self.samples = [(path, trained.class_names.index(name)) for path, name in images.samples]
         self.mode = trained.image_mode
         self.transform = trained.transform
 
