@@ -1,0 +1,62 @@
+"""The command line, `python -m hifuse_timm COMMAND`: a module a command.
+
+The docstring of a module is the help of its command, `add_arguments` defines the options, and `run` runs it. What a
+command alone needs is imported there, so that the help of each costs no more than `import hifuse_timm`.
+"""
+
+import sys
+from argparse import ArgumentParser, Namespace
+
+from . import average, convert, evaluate, explain, prepare, publish, recipe, run, warm_start
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "prepare": prepare,
+    "evaluate": evaluate,
+    "average": average,
+    "publish": publish,
+    "recipe": recipe,
+    "warm-start": warm_start,
+    "convert": convert,
+    "explain": explain,
+    "run": run,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: Arguments behind the program's name, those of the process by default.
+
+    Returns:
+        Exit code: 0, or 1 after an error of the user's that was printed. A script that `run` runs ends as it ends by
+        itself.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    script_args = []
+    if argv[:1] == ["run"]:  # what follows the script is the script's, --help too
+        argv, script_args = argv[:2], argv[2:]
+    args = _make_parser().parse_args(argv, Namespace(script_args=script_args))
+    if args.command == "run":  # so are its errors
+        return run.run(args)
+    try:
+        _COMMANDS[args.command].run(args)
+    except (ValueError, OSError, RuntimeError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _make_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m hifuse_timm",
+        description="HiFuse for timm: from datasets to published weights; timm's scripts with the models registered.",
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in _COMMANDS.items():
+        summary, description = module.__doc__.split("\n\n", 1)
+        summary = summary[0].lower() + summary[1:].rstrip(".")
+        module.add_arguments(subparsers.add_parser(name, help=summary, description=description))
+    return parser

@@ -1,0 +1,100 @@
+"""Measure a model on a split of a dataset, beside the paper's figures.
+
+Measure any timm model on images in DIR/SPLIT/CLASS/*: accuracy, macro F1, precision and recall (paper, Section 4.2),
+balanced accuracy, macro AUROC, expected calibration error and figures of each class, with bootstrap intervals; beside
+the paper's where DIR/dataset.json, as prepare writes it, names one of its datasets. Needs pip install
+'hifuse-timm[medical]'.
+"""
+
+from argparse import ArgumentParser, Namespace
+
+from timm.utils import ParseKwargs
+
+from ..loading import PRECISIONS
+from .options import add_class_map, add_use_ema
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Define the options of `python -m hifuse_timm evaluate`."""
+    parser.epilog = (
+        "F1, precision and recall are means over all classes, 0 for a class that is never predicted or never occurs; "
+        "balanced accuracy and AUROC are means over the classes that occur. The calibration error is that of the "
+        "predicted class in 15 bins of equal width. Intervals are percentiles over resampled images. Image size, crop "
+        "and normalisation are those of the training, which the .pth.tar of train.py holds, else the model's."
+    )
+    parser.add_argument("--model", required=True, metavar="NAME", help="model of timm, or local-dir:DIR, or hf-hub:ID")
+    weights = parser.add_mutually_exclusive_group(required=True)
+    weights.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="what timm's train.py saved (.pth.tar), a safetensors file, or a checkpoint of the authors' code",
+    )
+    weights.add_argument("--pretrained", action="store_true", help="take the published weights of the model")
+    add_use_ema(parser)
+    add_class_map(parser)
+    parser.add_argument("--data-dir", required=True, metavar="DIR", help="dataset, as prepare writes it")
+    parser.add_argument("--split", default="test", metavar="NAME", help="folder of DIR to measure on (default: test)")
+    parser.add_argument("--json", metavar="FILE", help="write all figures, for average and for publish --metrics")
+    parser.add_argument(
+        "--predictions", metavar="FILE.csv", help="write true and predicted class and probabilities by image"
+    )
+    parser.add_argument("--plots", metavar="DIR", help="draw confusion matrix, ROC curves and reliability diagram")
+    parser.add_argument("--fuse", action="store_true", help="fold the network for inference first; the outputs stay")
+    parser.add_argument("--device", metavar="DEVICE", help="as cpu or cuda:1; the machine's accelerator by default")
+    parser.add_argument(
+        "--precision", default="float32", choices=PRECISIONS, help="autocast below float32 (the default)"
+    )
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at once (default: 32)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that read images; one a core, at most 4")
+    parser.add_argument(
+        "--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE", help="as in timm's scripts"
+    )
+    parser.add_argument("--img-size", type=int, metavar="N", help="pixels a side, in the place of the training's")
+    parser.add_argument(
+        "--crop-pct", type=float, metavar="X", help="share of the resized side that the crop keeps, likewise"
+    )
+    parser.add_argument("--mean", type=float, nargs="+", metavar="X", help="mean of the normalisation, likewise")
+    parser.add_argument("--std", type=float, nargs="+", metavar="X", help="standard deviation of it, likewise")
+    parser.add_argument("--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (default: 2000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+
+
+def run(args: Namespace) -> None:
+    """Evaluate a model, print the tables, and write the files asked for."""
+    from ..evaluate import check_writable, evaluate, format_result, save_json
+
+    check_writable(args.json)
+    check_writable(args.predictions)
+    check_writable(args.plots, directory=True)
+    evaluation = evaluate(
+        args.model,
+        args.data_dir,
+        args.checkpoint,
+        split=args.split,
+        use_ema=args.use_ema,
+        class_map=args.class_map,
+        fuse=args.fuse,
+        device=args.device,
+        precision=args.precision,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        model_kwargs=args.model_kwargs,
+        img_size=args.img_size,
+        crop_pct=args.crop_pct,
+        mean=args.mean,
+        std=args.std,
+        resamples=args.resamples,
+        seed=args.seed,
+    )
+    print(format_result(evaluation.result))
+    written = []
+    if args.json is not None:
+        save_json(args.json, evaluation.result)
+        written.append(args.json)
+    if args.predictions is not None:
+        evaluation.save_predictions(args.predictions)
+        written.append(args.predictions)
+    if args.plots is not None:
+        written += map(str, evaluation.save_plots(args.plots))
+    if written:
+        print(f"\nwritten: {', '.join(written)}")

@@ -1,0 +1,62 @@
+"""Upload a checkpoint to the Hub, or write what would be uploaded.
+
+Upload model.safetensors, timm's config.json and a model card in one commit.
+"""
+
+from argparse import ArgumentParser, Namespace
+
+from ..datasets import DATASETS
+from ..hub import NAMESPACE
+from .options import add_class_map, add_use_ema
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Define the options of `python -m hifuse_timm publish`."""
+    parser.epilog = (
+        "Classes: the indices of the checkpoint's classes are taken to be those of timm's reader on folders named like "
+        "this:  "
+        + ";  ".join(f"{tag}: {' '.join(data.labels)}" for tag, data in DATASETS.items())
+        + ".  They go into config.json, so train on folders whose names sort in this order."
+    )
+    parser.add_argument("--model", required=True, metavar="NAME", help="registered model, as hifuse_small")
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="FILE",
+        help="what timm's train.py saved (.pth.tar), a safetensors file, or a checkpoint of the authors' code",
+    )
+    parser.add_argument("--dataset", required=True, metavar="TAG", help=f"data trained on: {', '.join(DATASETS)}")
+    add_use_ema(parser)
+    add_class_map(parser)
+    parser.add_argument(
+        "--metrics",
+        metavar="FILE.json",
+        help="results for the card: what evaluate or average wrote, or an object whose numbers are the metrics, as "
+        '{"accuracy": 0.83, "f1": 0.73}; what is no number is left out',
+    )
+    parser.add_argument("--repo-id", metavar="ID", help=f"repository, {NAMESPACE}/MODEL.TAG by default")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument(
+        "--dry-run", metavar="DIR", help="write the files to DIR instead; needs no token and no network"
+    )
+
+
+def run(args: Namespace) -> None:
+    """Publish a checkpoint, and print where it is."""
+    from ..publish import publish
+
+    where = publish(
+        args.model,
+        args.checkpoint,
+        args.dataset,
+        use_ema=args.use_ema,
+        class_map=args.class_map,
+        metrics=args.metrics,
+        repo_id=args.repo_id,
+        private=args.private,
+        dry_run=args.dry_run,
+    )
+    if args.dry_run is None:
+        print(f"published: {where}")
+    else:
+        print(f'written to {where}; timm.create_model("local-dir:{where}", pretrained=True) loads it')
