@@ -1,6 +1,7 @@
 """`python -m hifuse_timm run SCRIPT ARGS...` runs a script as `python SCRIPT ARGS...` does, with the models known."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,13 @@ def test_traceback_is_the_one_of_the_script_alone(script):
     assert result.returncode == expected.returncode == 1
     assert result.stderr == expected.stderr
     assert result.stderr.count("File ") == 2
+
+
+def test_interruption_is_the_one_of_the_script_alone(script):
+    script.write_text("import signal\nprint('begun', flush=True)\nsignal.raise_signal(signal.SIGINT)\n")
+    result, expected = run(script), run(launcher=[str(script)])
+    assert (result.returncode, expected.returncode) == (130, -signal.SIGINT)  # to a shell, both are 130
+    assert (result.stdout, result.stderr) == (expected.stdout, expected.stderr) and result.stdout == "begun\n"
 
 
 def test_syntax_error_is_the_one_of_the_script_alone(script):

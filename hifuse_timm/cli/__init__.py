@@ -4,6 +4,8 @@ The docstring of a module is the help of its command, `add_arguments` defines th
 command alone needs is imported there, so that the help of each costs no more than `import hifuse_timm`.
 """
 
+import io
+import os
 import sys
 from argparse import ArgumentParser, Namespace
 
@@ -31,22 +33,45 @@ def main(argv: list[str] | None = None) -> int:
         argv: Arguments behind the program's name, those of the process by default.
 
     Returns:
-        Exit code: 0, or 1 after an error of the user's that was printed. A script that `run` runs ends as it ends by
-        itself.
+        Exit code: 0; 1 after an error of the user's, 130 after Ctrl-C, either of which was said in a line on stderr. A
+        script that `run` runs ends as it ends by itself.
     """
     argv = sys.argv[1:] if argv is None else argv
     script_args = []
     if argv[:1] == ["run"]:  # what follows the script is the script's, --help too
         argv, script_args = argv[:2], argv[2:]
     args = _make_parser().parse_args(argv, Namespace(script_args=script_args))
-    if args.command == "run":  # so are its errors
+    if args.command == "run":  # so are its errors, its Ctrl-C and its output
         return run.run(args)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that a terminal cannot show is no error
+    code, error = 0, None
     try:
-        _COMMANDS[args.command].run(args)
+        code = _COMMANDS[args.command].run(args) or 0
+    except KeyboardInterrupt:
+        code, error = 130, "interrupted"
     except (ValueError, OSError, RuntimeError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
-    return 0
+        code, error = 1, f"error: {e}"
+    if unwritten := _flush_output():
+        code, error = code or 1, error or f"error: {unwritten}"
+    if error:
+        print(error, file=sys.stderr)
+    return code
+
+
+def _flush_output() -> str | None:
+    """Write out what was printed, or say why that cannot be.
+
+    What cannot be written is dropped: the interpreter would try again at its end, and fail with an error of its own.
+    """
+    if sys.stdout is None:
+        return "standard output is closed"
+    try:
+        sys.stdout.flush()
+    except OSError as e:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return f"standard output cannot be written: {e.strerror}"
+    return None
 
 
 def _make_parser() -> ArgumentParser:

@@ -6,6 +6,8 @@ beside the paper's figures.
 
 from argparse import ArgumentParser, Namespace
 
+from ..files import check_writable, write_json
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Define the options of `python -m hifuse_timm average`."""
@@ -14,12 +16,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    """Average runs of evaluate, print the tables, and write the file asked for."""
-    from ..evaluate import average, check_writable, format_result, save_json
+    """Average runs of evaluate, write the file asked for, and print the tables."""
+    from ..evaluate import average, format_result
 
     check_writable(args.json)
     result = average(args.runs)
+    if args.json is not None:
+        write_json(args.json, result)
     print(format_result(result))
     if args.json is not None:
-        save_json(args.json, result)
         print(f"\nwritten: {args.json}")

@@ -10,6 +10,8 @@ from argparse import ArgumentParser, Namespace
 
 from timm.utils import ParseKwargs
 
+from ..errors import require
+from ..files import check_writable, write_json
 from ..loading import PRECISIONS
 from .options import add_class_map, add_use_ema
 
@@ -60,9 +62,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    """Evaluate a model, print the tables, and write the files asked for."""
-    from ..evaluate import check_writable, evaluate, format_result, save_json
+    """Evaluate a model, write the files asked for, and print the tables."""
+    from ..evaluate import evaluate, format_result
 
+    require("tabulate", "medical")  # before long work
+    if args.plots is not None:
+        require("matplotlib", "medical")
     check_writable(args.json)
     check_writable(args.predictions)
     check_writable(args.plots, directory=True)
@@ -86,15 +91,17 @@ def run(args: Namespace) -> None:
         resamples=args.resamples,
         seed=args.seed,
     )
-    print(format_result(evaluation.result))
     written = []
-    if args.json is not None:
-        save_json(args.json, evaluation.result)
-        written.append(args.json)
-    if args.predictions is not None:
-        evaluation.save_predictions(args.predictions)
-        written.append(args.predictions)
-    if args.plots is not None:
-        written += map(str, evaluation.save_plots(args.plots))
+    try:
+        if args.json is not None:
+            write_json(args.json, evaluation.result)
+            written.append(args.json)
+        if args.predictions is not None:
+            evaluation.save_predictions(args.predictions)
+            written.append(args.predictions)
+        if args.plots is not None:
+            written += map(str, evaluation.save_plots(args.plots))
+    finally:  # what was measured is shown where it cannot be written, too
+        print(format_result(evaluation.result))
     if written:
         print(f"\nwritten: {', '.join(written)}")

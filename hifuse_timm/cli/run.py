@@ -20,6 +20,9 @@ def run(args: Namespace) -> int:
     """Run a Python script as `python SCRIPT ARGS...` would, in this process.
 
     Its exit code and its errors pass through; the traceback of an error starts in the script.
+
+    Returns:
+        Exit code: 2 if the script cannot be read, 130 after Ctrl-C, as shells have it, else 0.
     """
     script = args.script
     try:
@@ -40,5 +43,9 @@ def run(args: Namespace) -> int:
         sys.__excepthook__(kind, error.with_traceback(traceback), traceback)
 
     sys.excepthook = print_error
-    exec(compile(source, script, "exec"), module.__dict__)
+    try:
+        exec(compile(source, script, "exec"), module.__dict__)
+    except KeyboardInterrupt:  # after which `python -m` alone would end with 1
+        sys.excepthook(*sys.exc_info())
+        return 130
     return 0
