@@ -33,6 +33,9 @@ def main(argv: list[str] | None = None) -> int | str | None:
         return COMMANDS[args.command].run(args)
     except ValueError as error:
         return f"python -m benchmarks {args.command}: error: {error}"
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

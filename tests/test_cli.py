@@ -15,6 +15,7 @@ import timm
 import torch
 from PIL import Image
 
+from benchmarks.__main__ import main as benchmarks_main
 from hifuse_timm.__main__ import main
 
 # Prints what the package, and then the help of each command, import beside timm and what it imports.
@@ -53,9 +54,16 @@ def test_help_imports_no_more_than_timm_does():
     assert json.loads(result.stdout.splitlines()[-1]) == {key: [] for key in ["import", *COMMANDS]}
 
 
-def test_interruption_is_one_line(monkeypatch, capsys):
-    monkeypatch.setattr("hifuse_timm.recipes.recipe_path", lambda tag: signal.raise_signal(signal.SIGINT))
-    assert main(["recipe", "isic2018"]) == 130
+@pytest.mark.parametrize(
+    "command, work",
+    [
+        (lambda: main(["recipe", "isic2018"]), "hifuse_timm.recipes.recipe_path"),
+        (lambda: benchmarks_main(["complexity"]), "benchmarks.complexity.run"),
+    ],
+)
+def test_interruption_is_one_line(command, work, monkeypatch, capsys):
+    monkeypatch.setattr(work, lambda args: signal.raise_signal(signal.SIGINT))
+    assert command() == 130
     assert capsys.readouterr() == ("", "interrupted\n")
 
 
