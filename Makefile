@@ -35,7 +35,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[benchmarks]'
+	$(BIN)/python -m pip install --quiet --editable '.[benchmarks,peers]'
 	touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python

@@ -12,6 +12,7 @@ from benchmarks.__main__ import main
 from benchmarks.measure.counting import count, count_by_paper_rule
 from benchmarks.networks.specs import build, parse_spec
 from benchmarks.networks.table4 import NETWORKS, create_network, forms
+from hifuse_timm.paper import PAPER_RESULTS
 
 ROWS = list(forms())
 IDS = [form.model for _, form in ROWS]
@@ -34,6 +35,8 @@ def test_table_has_the_twelve_rows_of_the_paper():
     names = "ConvNeXt-B VGG-19 Mixer-L/16 T2T-ViT_t-24 DeiT-B ViT-B/16 Swin-B ViT-B/32 Conformer-B/16 "
     names += "HiFuse-Tiny HiFuse-Small HiFuse-Base"
     assert [network.name for network in NETWORKS] == names.split()
+    assert [network.method for network in NETWORKS] == list(PAPER_RESULTS["isic2018"])
+    assert NETWORKS[-1].accuracy == 84.12
 
 
 @pytest.mark.parametrize(("network", "form"), ROWS, ids=IDS)
@@ -123,13 +126,13 @@ def test_command_prints_and_writes_and_says_where_mmpretrain_is_missing(tmp_path
     assert not main(command.split())
     printed, markdown = capsys.readouterr().out, files[1].read_text()
     for text in (printed, markdown):
-        assert "8.56 G without them" in text and "needs mmpretrain" in text and "12 gelu" in text
+        assert "8.56 G without them" in text and "mmpretrain cannot be imported" in text and "12 gelu" in text
     assert markdown.startswith("| Network")
     result = json.loads(files[0].read_text())
     vit, conformer = (complexity.Row(**row) for row in result["rows"])
     assert result["kind"] == "complexity" and result["conditions"]["torch"] == torch.__version__
     assert vit.params == pytest.approx(88.30, abs=0.01) and vit.published_flops == 8.56
-    assert conformer.params is None and "benchmarks" in conformer.note
+    assert conformer.params is None and "hifuse-timm[peers]" in conformer.note
 
 
 def test_unknown_network_is_named():

@@ -5,6 +5,7 @@ import re
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache, partial
 
 import torch
 from torch import nn
@@ -13,6 +14,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts a loss on import, which torch deprecates
     from fvcore.nn import FlopCountAnalysis
     from fvcore.nn.jit_handles import elementwise_flop_counter, get_shape
+
+from ..networks.table4 import Form, create_network
 
 # fvcore's names of the ops behind convolutions and linear layers
 _CONV_LINEAR = ("conv", "linear", "addmm")
@@ -84,14 +87,11 @@ def count_by_paper_rule(model: nn.Module, image: torch.Tensor) -> Counter[str]:
             return x.numel() * (1 if module.weight is None else 2)
         return out.numel() if isinstance(module, _ACT) else x.numel()
 
-    def make_hook(name: str):
-        def hook(module, inputs, output):
-            counts[name] += macs(module, inputs[0], output)
-
-        return hook
+    def add(name: str, module: nn.Module, inputs: tuple[torch.Tensor], out: torch.Tensor) -> None:
+        counts[name] += macs(module, inputs[0], out)
 
     hooks = [
-        module.register_forward_hook(make_hook(name))
+        module.register_forward_hook(partial(add, name))
         for name, module in model.named_modules()
         if isinstance(module, (*_CONV, nn.Linear, *_NORM, *_ACT, *_POOL))
     ]
@@ -109,13 +109,6 @@ def sum_without(counts: Counter[str], pattern: str) -> int:
     return sum(count for name, count in counts.items() if not re.search(pattern, name))
 
 
-def analyze(model: nn.Module, image: torch.Tensor) -> FlopCountAnalysis:
-    """fvcore's analysis of a network, told of the ops that it does not know, and quiet."""
-    analysis = FlopCountAnalysis(model, image).set_op_handle(**_HANDLES)
-    # what these warnings would say goes into the result
-    return analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-
-
 def count(model: nn.Module, image: torch.Tensor) -> Count:
     """Count a network.
 
@@ -126,7 +119,9 @@ def count(model: nn.Module, image: torch.Tensor) -> Count:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # on a busy machine threads wait for each other longer than these passes take
     try:
-        analysis = analyze(model, image)
+        analysis = FlopCountAnalysis(model, image).set_op_handle(**_HANDLES)
+        # what these warnings would say goes into the result
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         macs = analysis.by_operator()
         paper_rule = count_by_paper_rule(model, image)
     finally:
@@ -143,3 +138,9 @@ def count(model: nn.Module, image: torch.Tensor) -> Count:
         uncounted_ops={op.removeprefix("aten::"): calls for op, calls in analysis.unsupported_ops().most_common()},
         uncalled={name: number for name, number in params.items() if number},
     )
+
+
+@cache
+def count_form(form: Form, img_size: int) -> Count:
+    """Build a network, count it, and let it go."""
+    return count(create_network(form, img_size), torch.randn(1, 3, img_size, img_size))

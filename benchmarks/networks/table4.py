@@ -1,4 +1,4 @@
-"""The networks of the paper's Table 4: where each comes from, and what the paper gives for it."""
+"""The networks of the paper's Table 4: where each comes from, and the counts that the paper gives for it."""
 
 import logging
 import warnings
@@ -10,6 +10,8 @@ import timm
 from torch import nn
 
 import hifuse_timm  # noqa: F401  (registers the networks)
+from hifuse_timm.errors import require
+from hifuse_timm.paper import PAPER_RESULTS
 
 from .reconstruction import create_reconstruction
 
@@ -44,22 +46,25 @@ class Network:
     """A row of Table 4.
 
     Attributes:
-        name: Name in the paper.
+        name: Name in the tables made here.
+        method: Name in the paper, under which `hifuse_timm.paper` has its metrics.
         params: Published parameters, in millions.
         flops: Published FLOPs, in 10^9 multiply-accumulates at batch 1.
-        accuracy: Published accuracy on ISIC2018, in percent.
-        f1: Published F1 on ISIC2018, in percent.
         forms: Forms in which the network is built, the one that is measured first.
         img_size: Pixels a side of the input for which the published FLOPs hold.
     """
 
     name: str
+    method: str
     params: float
     flops: float
-    accuracy: float
-    f1: float
     forms: tuple[Form, ...]
     img_size: int = 224
+
+    @property
+    def accuracy(self) -> float:
+        """Published accuracy on ISIC2018, in percent."""
+        return PAPER_RESULTS["isic2018"][self.method][0]
 
 
 def _hifuse_forms(model: str) -> tuple[Form, ...]:
@@ -93,28 +98,26 @@ def _vit_forms(model: str) -> tuple[Form, ...]:
     )
 
 
+_VGG_FORMS = (
+    Form("vgg19", reason="the published parameters are those with BatchNorm"),
+    Form("vgg19_bn", "with BatchNorm"),
+)
+_T2T_FORMS = (Form("t2t-vit-t-24_8xb64_in1k", library="mmpretrain"),)
+_CONFORMER_FORMS = (Form("conformer-base-p16_3rdparty_in1k", library="mmpretrain"),)
+
 NETWORKS = (
-    Network("ConvNeXt-B", 88.59, 15.36, 76.52, 50.94, (Form("convnext_base"),)),
-    Network(
-        "VGG-19",
-        143.68,
-        19.67,
-        79.25,
-        61.83,
-        (Form("vgg19", reason="the published parameters are those with BatchNorm"), Form("vgg19_bn", "with BatchNorm")),
-    ),
-    Network("Mixer-L/16", 208.20, 44.57, 78.92, 59.88, (Form("mixer_l16_224"),)),
-    Network("T2T-ViT_t-24", 64.00, 12.69, 77.59, 57.21, (Form("t2t-vit-t-24_8xb64_in1k", library="mmpretrain"),)),
-    Network("DeiT-B", 86.57, 16.86, 72.31, 41.01, (Form("deit_base_patch16_224"),)),
-    Network("ViT-B/16", 86.86, 33.03, 78.32, 60.93, _vit_forms("vit_base_patch16"), img_size=384),
-    Network("Swin-B", 87.77, 15.14, 79.79, 63.95, (Form("swin_base_patch4_window7_224"),)),
-    Network("ViT-B/32", 88.30, 8.56, 77.92, 57.52, _vit_forms("vit_base_patch32"), img_size=384),
-    Network(
-        "Conformer-B/16", 83.29, 22.89, 82.66, 72.44, (Form("conformer-base-p16_3rdparty_in1k", library="mmpretrain"),)
-    ),
-    Network("HiFuse-Tiny", 82.49, 8.13, 82.99, 72.99, _hifuse_forms("hifuse_tiny")),
-    Network("HiFuse-Small", 93.82, 8.84, 83.59, 72.70, _hifuse_forms("hifuse_small")),
-    Network("HiFuse-Base", 127.80, 10.97, 84.12, 75.32, _hifuse_forms("hifuse_base")),
+    Network("ConvNeXt-B", "ConvNeXt-B", 88.59, 15.36, (Form("convnext_base"),)),
+    Network("VGG-19", "VGG-19", 143.68, 19.67, _VGG_FORMS),
+    Network("Mixer-L/16", "Mixer-L/16", 208.20, 44.57, (Form("mixer_l16_224"),)),
+    Network("T2T-ViT_t-24", "T2T-ViT_t-24", 64.00, 12.69, _T2T_FORMS),
+    Network("DeiT-B", "DeiT-base", 86.57, 16.86, (Form("deit_base_patch16_224"),)),
+    Network("ViT-B/16", "VIT-B/16", 86.86, 33.03, _vit_forms("vit_base_patch16"), img_size=384),
+    Network("Swin-B", "Swin-B", 87.77, 15.14, (Form("swin_base_patch4_window7_224"),)),
+    Network("ViT-B/32", "VIT-B/32", 88.30, 8.56, _vit_forms("vit_base_patch32"), img_size=384),
+    Network("Conformer-B/16", "Conformer-base-p16", 83.29, 22.89, _CONFORMER_FORMS),
+    Network("HiFuse-Tiny", "HiFuse_Tiny", 82.49, 8.13, _hifuse_forms("hifuse_tiny")),
+    Network("HiFuse-Small", "HiFuse_Small", 93.82, 8.84, _hifuse_forms("hifuse_small")),
+    Network("HiFuse-Base", "HiFuse_Base", 127.80, 10.97, _hifuse_forms("hifuse_base")),
 )
 
 
@@ -172,7 +175,7 @@ def create_network(form: Form, img_size: int | None = None, **kwargs) -> nn.Modu
         kwargs: Further arguments of the network, for timm's alone.
 
     Raises:
-        ImportError: If the library that has the network is not installed.
+        RuntimeError: If the library that has the network is not installed.
         ValueError: If the library takes no such arguments or input size.
     """
     kwargs = form.kwargs | kwargs
@@ -192,12 +195,6 @@ def create_network(form: Form, img_size: int | None = None, **kwargs) -> nn.Modu
 def _create_mmpretrain(model: str) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mmcv-lite lacks compiled ops that these networks do not use, and says so
-        try:
-            from mmengine.logging import MMLogger
-            from mmpretrain import get_model
-        except ImportError as error:
-            raise ImportError(
-                f"{model} needs mmpretrain ({error}): pip install 'hifuse-timm[benchmarks]' brings it"
-            ) from error
-        MMLogger.get_current_instance().setLevel(logging.WARNING)
+        get_model = require("mmpretrain", "peers").get_model
+        require("mmengine.logging", "peers").MMLogger.get_current_instance().setLevel(logging.WARNING)
         return get_model(model, pretrained=False)
