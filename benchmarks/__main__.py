@@ -2,7 +2,8 @@
 
 import sys
 from argparse import ArgumentParser
-from pathlib import Path
+
+from hifuse_timm.files import check_writable
 
 from . import ablation, complexity, report, scaling, throughput
 
@@ -18,20 +19,14 @@ def main(argv: list[str] | None = None) -> int | str | None:
     parser = ArgumentParser(prog="python -m benchmarks", description="HiFuse against the networks of its paper.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
-        subparser = subparsers.add_parser(
-            name,
-            help=module.__doc__,
-            description=module.__doc__,
-        )
+        subparser = subparsers.add_parser(name, help=module.__doc__, description=module.__doc__)
         module.add_arguments(subparser)
     args = parser.parse_args(argv)
     try:
         for option in ("json", "markdown"):
-            path = getattr(args, option, None)
-            if path and not Path(path).parent.is_dir():
-                raise ValueError(f"{option}: {path} is in no folder that exists")
+            check_writable(getattr(args, option, None))
         return COMMANDS[args.command].run(args)
-    except ValueError as error:
+    except (ValueError, OSError, RuntimeError) as error:
         return f"python -m benchmarks {args.command}: error: {error}"
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -9,17 +9,18 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from hifuse_timm.files import write_json, write_text
+
 from . import ablation_training, throughput
-from .measure.counting import count
+from .measure.config import parse_device
+from .measure.counting import count_form
 from .measure.environment import conditions, format_conditions
 from .measure.result import Result, Settings
-from .measure.runner import parse_device
-from .measure.session import Session
+from .measure.session import Session, with_progress
 from .measure.timing import Spread
 from .networks.specs import build, parse_spec
 from .networks.table3 import CONFIGURATIONS, find_configuration
-from .networks.table4 import create_network
-from .tables import format_table, write_json
+from .tables import format_table
 
 
 @dataclass
@@ -42,9 +43,8 @@ class Row:
 
 
 def count_row(slug: str, spec: str, image_size: int) -> Row:
-    """Build one network, count it, and let it go."""
-    image = torch.randn(1, 3, image_size, image_size)
-    counted = count(create_network(parse_spec(spec).form, image_size), image)
+    """Count one network."""
+    counted = count_form(parse_spec(spec).form, image_size)
     return Row(slug, spec, counted.params / 1e6, counted.conv_linear / 1e9, counted.full / 1e9)
 
 
@@ -169,24 +169,18 @@ def run_counts(args: Namespace) -> int:
     if args.image_size < 32 or args.rounds < 0:
         raise ValueError("image-size, rounds: expected at least 32 pixels and 0 rounds")
     specs = {row.slug: row.spec(args.model_kwargs) for row in CONFIGURATIONS}
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    on_cpu = parse_device(device).type == "cpu"
-    here = conditions(torch.device(device))
+    device = parse_device(args.device)
+    here = conditions(device)
     speed = None
     if args.rounds:
-        settings = Settings(
-            models=list(specs.values()),
-            baseline=specs["shortcut"],
-            batch_sizes=args.batch_sizes or [1, 8 if on_cpu else 128],
-            device=device,
+        settings = Settings.of(
+            list(specs.values()),
+            specs["shortcut"],
+            args.batch_sizes,
+            str(device),
             image_size=args.image_size,
-            precision="float32",
-            mode="inference",
-            channels_last=False,
-            compile=False,
             rounds=args.rounds,
         )
-        settings.check()
         speed = Result(settings, [here])
     rows = []
     progress = tqdm(specs.items(), unit="network", disable=None)
@@ -201,28 +195,23 @@ def run_counts(args: Namespace) -> int:
             write_json(args.json, data)
 
     save()
-    interrupted = False
+    code = 0
     if speed is not None:
-        with tqdm(unit="turn", disable=None, smoothing=0) as progress:
-            try:
-                Session(speed, save, progress, measure_memory=lambda job: None).run()
-            except KeyboardInterrupt:
-                interrupted = True
+        code = with_progress(lambda progress: Session(speed, save, progress, measure_memory=lambda job: None).run())
     print(format_rows(rows, here, speed))
     if args.markdown:
-        Path(args.markdown).write_text(format_rows(rows, here, speed, markdown=True) + "\n")
-    if interrupted:
+        write_text(args.markdown, format_rows(rows, here, speed, markdown=True) + "\n")
+    if code:
         print("\nInterrupted.")
-    return 130 if interrupted else 0
+    return code
 
 
 def run_training(args: Namespace) -> int | str:
     """Print the commands of the training, or train, print the table of metrics, and write the files asked for."""
     settings = ablation_training.Settings.read(args.data_dir, args.recipe, args.split, args.model_kwargs)
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    parse_device(device)
+    device = parse_device(args.device)
     commands = ablation_training.Commands(
-        settings, args.recipe, args.out, args.train_script or "train.py", device if args.run else args.device
+        settings, args.recipe, args.out, args.train_script or "train.py", str(device) if args.run else args.device
     )
     with torch.device("meta"):  # arguments that make no network show before hours of training
         for row in CONFIGURATIONS:
@@ -232,7 +221,7 @@ def run_training(args: Namespace) -> int | str:
         return 0
     result = ablation_training.load_result(Path(args.out), settings)
     if any(row.metrics is None for row in result.rows):
-        result.conditions.append(conditions(torch.device(device)))
+        result.conditions.append(conditions(device))
     failure: int | str = 0
     try:
         ablation_training.run(result, commands)
@@ -246,5 +235,5 @@ def run_training(args: Namespace) -> int | str:
     if args.json:
         write_json(args.json, result.to_json())
     if args.markdown:
-        Path(args.markdown).write_text(ablation_training.format_result(result, markdown=True) + "\n")
+        write_text(args.markdown, ablation_training.format_result(result, markdown=True) + "\n")
     return failure

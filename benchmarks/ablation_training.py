@@ -15,9 +15,11 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
+from hifuse_timm.files import write_json
+
 from .measure.environment import format_conditions
 from .networks.table3 import CONFIGURATIONS, Configuration, find_configuration
-from .tables import format_table, write_json
+from .tables import format_table
 
 METRICS = ("accuracy", "f1", "precision", "recall")
 _POLL_SECONDS = 1.0

@@ -4,75 +4,82 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hifuse_timm.errors import require
+from hifuse_timm.files import write_text
 
 from . import ablation, ablation_training, complexity, scaling, throughput
 from .measure.environment import format_conditions
 from .measure.result import Result
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def _complexity(data: dict, picture: Path) -> str:
-    from .figures import complexity_figure, save
 
+@dataclass
+class Section:
+    """What the page says of one result.
+
+    Attributes:
+        title: Its heading.
+        text: Tables and what stands under them, in Markdown.
+        figure: Its picture, where it has one.
+        caption: What the picture shows.
+    """
+
+    title: str
+    text: str
+    figure: Figure | None = None
+    caption: str = ""
+
+
+def _complexity(data: dict, name: str) -> Section:
+    from .figures import complexity_figure
+
+    title = "Published and counted parameters and FLOPs"
     rows = [complexity.Row(**row) for row in data["rows"]]
-    save(complexity_figure(rows), picture)
-    table = complexity.format_rows(rows, markdown=True)
-    return "\n".join(
-        [
-            "## Published and counted parameters and FLOPs",
-            "",
-            f"![Published and counted parameters and FLOPs of each network]({picture.name}.svg)",
-            "",
-            table,
-            "",
-            format_conditions(data["conditions"]),
-        ]
-    )
+    text = f"{complexity.format_rows(rows, markdown=True)}\n\n{format_conditions(data['conditions'])}"
+    return Section(title, text, complexity_figure(rows), f"{title} of each network")
 
 
-def _throughput(data: dict, picture: Path) -> str:
-    from .figures import save, throughput_figure
+def _throughput(data: dict, name: str) -> Section:
+    from .figures import throughput_figure
 
     result = Result.from_json(data)
-    save(throughput_figure(result), picture)
     what = throughput.describe(result.settings)
-    return "\n".join(
-        [
-            f"## Throughput: {what}, {picture.name}.json",
-            "",
-            f"![Images a second against multiply-accumulates, {what}]({picture.name}.svg)",
-            "",
-            throughput.format_result(result, markdown=True),
-        ]
+    return Section(
+        f"Throughput: {what}, {name}.json",
+        throughput.format_result(result, markdown=True),
+        throughput_figure(result),
+        f"Images a second against multiply-accumulates, {what}",
     )
 
 
-def _scaling(data: dict, picture: Path) -> str:
-    from .figures import save, scaling_figure
+def _scaling(data: dict, name: str) -> Section:
+    from .figures import scaling_figure
 
-    points = [scaling.Point(**{**point, "samples": scaling.Samples(**point["samples"])}) for point in data["points"]]
-    save(scaling_figure(points), picture)
-    return "\n".join(
-        [
-            "## How cost grows with image size",
-            "",
-            f"![Time, memory and multiply-accumulates against pixels, with fitted power laws]({picture.name}.svg)",
-            "",
-            scaling.format_points(points, data["conditions"], markdown=True),
-        ]
+    points = [scaling.Point.from_json(point) for point in data["points"]]
+    return Section(
+        "How cost grows with image size",
+        scaling.format_points(points, data["conditions"], markdown=True),
+        scaling_figure(points),
+        "Time, memory and multiply-accumulates against pixels, with fitted power laws",
     )
 
 
-def _ablation(data: dict, picture: Path) -> str:
+def _ablation(data: dict, name: str) -> Section:
     rows = [ablation.Row(**row) for row in data["rows"]]
     speed = None if data["throughput"] is None else Result.from_json(data["throughput"])
-    table = ablation.format_rows(rows, data["conditions"], speed, markdown=True)
-    return f"## Ablation, Table 3: counts and throughput\n\n{table}"
+    text = ablation.format_rows(rows, data["conditions"], speed, markdown=True)
+    return Section("Ablation, Table 3: counts and throughput", text)
 
 
-def _ablation_training(data: dict, picture: Path) -> str:
-    table = ablation_training.format_result(ablation_training.Result.from_json(data), markdown=True)
-    return f"## Ablation, Table 3: trained\n\n{table}"
+def _ablation_training(data: dict, name: str) -> Section:
+    text = ablation_training.format_result(ablation_training.Result.from_json(data), markdown=True)
+    return Section("Ablation, Table 3: trained", text)
 
 
 SECTIONS = {
@@ -104,17 +111,21 @@ def _load(path: str) -> dict:
 
 def run(args: Namespace) -> None:
     """Write the page, and the pictures under the names of the results."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ValueError("report needs matplotlib: pip install 'hifuse-timm[benchmarks]' brings it") from error
+    require("matplotlib", "benchmarks")
+    from .figures import save
+
     loaded = {Path(path).stem: _load(path) for path in args.results}
     if len(loaded) < len(args.results):
         raise ValueError("RESULT.json: two results have one name, expected names of their own for their pictures")
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    sections = ["# HiFuse and the networks of its paper, measured"]
-    sections += [SECTIONS[data["kind"]](data, out / stem) for stem, data in loaded.items()]
-    page = out / "report.md"
-    page.write_text("\n\n".join(sections) + "\n")
-    print(page)
+    page = ["# HiFuse and the networks of its paper, measured"]
+    for name, data in loaded.items():
+        section = SECTIONS[data["kind"]](data, name)
+        page.append(f"## {section.title}")
+        if section.figure is not None:
+            save(section.figure, out / name)
+            page.append(f"![{section.caption}]({name}.svg)")
+        page.append(section.text)
+    write_text(out / "report.md", "\n\n".join(page) + "\n")
+    print(out / "report.md")

@@ -6,17 +6,20 @@ import math
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict, dataclass, field
 
+import numpy as np
 import torch
-from tqdm import tqdm
 
-from .measure.counting import count
+from hifuse_timm.files import write_json
+
+from .measure.config import NetworkJob, make_runner, parse_device
+from .measure.counting import count_form
 from .measure.environment import conditions, format_conditions
-from .measure.runner import NetworkJob, Runner, parse_device
-from .measure.session import attempt, peak_memory, prepare_device, release_memory
-from .measure.timing import Contender, Samples, Spread, Timer
+from .measure.memory import peak_memory
+from .measure.runner import NetworkRunner, prepare_device
+from .measure.session import Turns, with_progress
+from .measure.timing import Samples, Spread
 from .networks.specs import parse_spec
-from .networks.table4 import create_network
-from .tables import format_table, write_json
+from .tables import format_table
 
 MODELS = ["hifuse_tiny", "vit_base_patch16_224"]
 SIZES = [112, 160, 224, 320, 448, 672]
@@ -45,6 +48,15 @@ class Point:
     error: str | None = None
 
     @property
+    def label(self) -> str:
+        """Which of the measurements it is."""
+        return f"{self.model} at {self.img_size} pixels"
+
+    @classmethod
+    def from_json(cls, data: dict) -> Point:
+        return cls(**{**data, "samples": Samples(**data["samples"])})
+
+    @property
     def seconds(self) -> float | None:
         """Median time for one image."""
         return Spread.of([1 / rate for rate in self.samples.rates]).median if self.samples.rates else None
@@ -68,15 +80,10 @@ class PowerLaw:
     @classmethod
     def fit(cls, pixels: list[int], values: list[float]) -> PowerLaw | None:
         """The law for some points; None for fewer than three, whose error is not defined."""
-        n = len(pixels)
-        if n < 3:
+        if len(pixels) < 3:
             return None
-        x, y = [math.log(p) for p in pixels], [math.log(v) for v in values]
-        mean_x, mean_y = sum(x) / n, sum(y) / n
-        spread = sum((a - mean_x) ** 2 for a in x)
-        exponent = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / spread
-        residual = sum((b - mean_y - exponent * (a - mean_x)) ** 2 for a, b in zip(x, y, strict=True))
-        return cls(math.exp(mean_y - exponent * mean_x), exponent, math.sqrt(residual / (n - 2) / spread))
+        (exponent, offset), covariance = np.polyfit(np.log(pixels), np.log(values), 1, cov=True)
+        return cls(math.exp(offset), float(exponent), math.sqrt(covariance[0, 0]))
 
 
 QUANTITIES = dict(seconds="time", excess_memory="memory beyond the fixed", macs="multiply-accumulates")
@@ -94,46 +101,25 @@ def fit(points: list[Point], quantity: str) -> PowerLaw | None:
     return PowerLaw.fit([pixels for pixels, _ in known], [value for _, value in known])
 
 
-def measure(
-    points: list[Point], device: torch.device, batch_size: int, rounds: int, timer: Timer, progress: tqdm, save
-) -> None:
+def measure(points: list[Point], device: torch.device, batch_size: int, rounds: int, turns: Turns) -> None:
     """Fill in points, their networks called in turns."""
-
-    def say(point: Point, what: str) -> None:
-        progress.set_description(f"{point.model}, {point.img_size} pixels, {what}")
-        progress.update()
 
     def job(point: Point) -> NetworkJob:
         return NetworkJob(point.model, batch_size, point.img_size, str(device), "float32", "inference")
 
-    running: dict[int, Contender] = {}
-    for i, point in enumerate(points):
-        say(point, "warm-up")
-        with attempt(point, "warm-up"):
-            network = create_network(parse_spec(point.model).form, point.img_size)
-            point.macs = count(network, torch.randn(1, 3, point.img_size, point.img_size)).full
-            running[i] = Contender(point.model, Runner(job(point)).step, batch_size)
-            running[i].warm_up(timer)
-        save()
-    for number in range(rounds):
-        for i, point in enumerate(points):
-            say(point, f"round {number + 1} of {rounds}")
-            if point.error is None:
-                with attempt(point, f"round {number + 1}"):
-                    point.samples.add_turn(running[i], timer)
-            if point.error is not None:
-                running.pop(i, None)
-            save()
-    running.clear()
-    release_memory()
+    def prepare(point: Point) -> NetworkRunner:
+        point.macs = count_form(parse_spec(point.model).form, point.img_size).full
+        return make_runner(job(point))
+
+    turns.progress.reset(len(points) * (rounds + 2))
     for point in points:
-        say(point, "memory")
-        if point.error is None:
-            with attempt(point, "memory"):
-                memory = peak_memory(job(point))
-                if memory is not None:
-                    point.peak_memory, point.excess_memory = memory.peak, memory.excess
-        save()
+        turns.warm_up(point, prepare)
+    for number in range(rounds):
+        for point in points:
+            turns.take(point, f"round {number + 1} of {rounds}")
+    turns.end()
+    for point in points:
+        turns.measure_memory(point, peak_memory, job(point))
 
 
 def by_model(points: list[Point]) -> dict[str, list[Point]]:
@@ -165,12 +151,7 @@ def format_points(points: list[Point], conditions: dict, markdown: bool = False)
     header = ["Network", "Pixels a side", "Time (ms)", "Time a pixel (ns)", "Peak memory (GB)"]
     header += ["of it beyond the fixed (GB)", "GMACs in full"]
     text = [format_table(header, cells, markdown), ""]
-    text += [
-        line
-        for point in points
-        if point.error
-        for line in (f"{point.model} at {point.img_size} pixels failed in {point.error}", "")
-    ]
+    text += [line for point in points if point.error for line in (f"{point.label} failed in {point.error}", "")]
     exponents = []
     for model, own in by_model(points).items():
         laws = [fit(own, quantity) for quantity in QUANTITIES]
@@ -205,13 +186,13 @@ def run(args: Namespace) -> int:
     Returns:
         Exit code: 130 after an interruption, as shells have it.
     """
-    device = parse_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = parse_device(args.device)
     for name, value in dict(sizes=min(args.sizes), batch_size=args.batch_size, rounds=args.rounds).items():
         if value < 1:
             raise ValueError(f"{name.replace('_', '-')}: {value} is too few, expected numbers from 1 up")
     for model in args.models:
         parse_spec(model)
-    prepare_device(device, "float32")
+    prepare_device(device)
     here = conditions(device)
     points = [Point(model, size) for size in args.sizes for model in args.models]
 
@@ -220,13 +201,8 @@ def run(args: Namespace) -> int:
             data = [asdict(point) for point in points]
             write_json(args.json, dict(kind="scaling", conditions=here, batch_size=args.batch_size, points=data))
 
-    interrupted = False
-    with tqdm(total=len(points) * (args.rounds + 2), unit="turn", disable=None, smoothing=0) as progress:
-        try:
-            measure(points, device, args.batch_size, args.rounds, Timer.on(device), progress, save)
-        except KeyboardInterrupt:
-            interrupted = True
+    code = with_progress(lambda progress: measure(points, device, args.batch_size, args.rounds, Turns(progress, save)))
     print(format_points(points, here))
-    if interrupted:
+    if code:
         print("\nInterrupted.")
-    return 130 if interrupted else 0
+    return code

@@ -8,15 +8,16 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
+from hifuse_timm.files import write_json
+
+from .measure.config import MODES, PRECISIONS
 from .measure.environment import conditions, format_conditions
 from .measure.result import Limits, Result, Settings
-from .measure.runner import MODES, PRECISIONS, parse_device
-from .measure.session import Session
+from .measure.session import Session, with_progress
 from .measure.timing import Spread, percentile
 from .networks.specs import OPTIONS
-from .tables import format_table, write_json
+from .tables import format_table
 
 MODELS = [
     "hifuse_tiny",
@@ -87,6 +88,22 @@ def format_result(result: Result, markdown: bool = False) -> str:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Define the options of `python -m benchmarks throughput`."""
+    add_settings(parser, MODELS)
+    parser.add_argument(
+        "--baseline", metavar="SPEC", help="which of them ratios are to (default: convnext_base, else the first)"
+    )
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", metavar="FILE", help="keep each measurement in this file as soon as it is there")
+    output.add_argument("--resume", metavar="FILE", help="go on with the measurement in this file, as it was set up")
+
+
+def add_settings(parser: ArgumentParser, models: list[str]) -> None:
+    """Define the options that say what is measured and how.
+
+    Args:
+        parser: Where.
+        models: Networks that are measured by default.
+    """
     options = "; ".join(f"{name}: {text}" for name, text in OPTIONS.items())
     parser.add_argument(
         "--models",
@@ -94,10 +111,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="SPEC",
         help="networks of Table 4 by their library's name, or any of timm's, as NAME or 'NAME[option,...]' "
         f"({options}; no_compile, no_channels_last, no_fused_attn switch off; NAME=VALUE: an argument of the network; "
-        f"default: {' '.join(MODELS)})",
-    )
-    parser.add_argument(
-        "--baseline", metavar="SPEC", help="which of them ratios are to (default: convnext_base, else the first)"
+        f"default: {' '.join(models)})",
     )
     parser.add_argument("--device", help="device, as torch names it (default: cuda if there is a GPU, else cpu)")
     parser.add_argument(
@@ -116,9 +130,6 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--channels-last", action="store_true", default=None, help="channels_last for all networks")
     parser.add_argument("--compile", action="store_true", default=None, help="torch.compile for all networks")
     parser.add_argument("--rounds", type=int, metavar="N", help="turns of each network (default: 5)")
-    output = parser.add_mutually_exclusive_group()
-    output.add_argument("--json", metavar="FILE", help="keep each measurement in this file as soon as it is there")
-    output.add_argument("--resume", metavar="FILE", help="go on with the measurement in this file, as it was set up")
 
 
 def _batch_size(text: str) -> int | str:
@@ -127,29 +138,10 @@ def _batch_size(text: str) -> int | str:
     raise ArgumentTypeError(f"{text!r} is no batch size, expected a number from 1 up or max")
 
 
-def make_settings(args: Namespace) -> Settings:
-    """Settings from the command line, with the defaults of the device.
-
-    Raises:
-        ValueError: If they cannot be measured here.
-    """
-    given = {name: value for name, value in vars(args).items() if value is not None}
-    device = given.get("device", "cuda" if torch.cuda.is_available() else "cpu")
-    models = given.get("models", MODELS)
-    settings = Settings(
-        models=models,
-        baseline=given.get("baseline", "convnext_base" if "convnext_base" in models else models[0]),
-        batch_sizes=given.get("batch_sizes", [1, 8 if parse_device(device).type == "cpu" else 128]),
-        device=device,
-        image_size=given.get("image_size", 224),
-        precision=given.get("precision", "float32"),
-        mode=given.get("mode", "inference"),
-        channels_last=given.get("channels_last", False),
-        compile=given.get("compile", False),
-        rounds=given.get("rounds", 5),
-    )
-    settings.check()
-    return settings
+def given_settings(args: Namespace) -> dict:
+    """The settings that the command line has."""
+    given = {field.name: getattr(args, field.name, None) for field in fields(Settings)}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def load_result(path: str, args: Namespace) -> Result:
@@ -163,8 +155,7 @@ def load_result(path: str, args: Namespace) -> Result:
         result = Result.from_json(data)
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"resume: {path} is no result of throughput --json ({error})") from error
-    given = [field.name for field in fields(Settings) if getattr(args, field.name) is not None]
-    if given:
+    if given := given_settings(args):
         raise ValueError(f"resume: {path} has its own settings; leave out {', '.join(given)}")
     result.settings.check()
     then, now = result.conditions[0], conditions(torch.device(result.settings.device))
@@ -180,7 +171,13 @@ def run(args: Namespace) -> int:
     Returns:
         Exit code: 130 after an interruption, as shells have it.
     """
-    result = load_result(args.resume, args) if args.resume else Result(make_settings(args))
+    if args.resume:
+        result = load_result(args.resume, args)
+    else:
+        given = dict(models=MODELS) | given_settings(args)
+        if "convnext_base" in given["models"]:
+            given.setdefault("baseline", "convnext_base")
+        result = Result(Settings.of(**given))
     path = args.resume or args.json
     result.conditions.append(conditions(torch.device(result.settings.device)))
 
@@ -188,13 +185,8 @@ def run(args: Namespace) -> int:
         if path:
             write_json(path, result.to_json())
 
-    interrupted = False
-    with tqdm(unit="turn", disable=None, smoothing=0) as progress:
-        try:
-            Session(result, save, progress).run()
-        except KeyboardInterrupt:
-            interrupted = True
+    code = with_progress(lambda progress: Session(result, save, progress).run())
     print(format_result(result))
-    if interrupted:
+    if code:
         print(f"\nInterrupted; --resume {path} goes on." if path else "\nInterrupted.")
-    return 130 if interrupted else 0
+    return code

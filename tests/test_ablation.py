@@ -13,13 +13,12 @@ from conformance import ROOT, run
 from conftest import NARROW
 from PIL import Image
 from pytest import approx, fixture, mark, raises
-from test_benchmarks_throughput import _short_probes
+from test_benchmarks_throughput import shorten_turns
 from test_timm import randomize_statistics
 from torch import nn
 
 from benchmarks import ablation_training
 from benchmarks.__main__ import main
-from benchmarks.measure.session import Session
 from benchmarks.networks.specs import build, parse_model_kwargs, parse_spec
 from benchmarks.networks.table3 import CONFIGURATIONS
 from benchmarks.networks.table4 import create_network
@@ -247,9 +246,7 @@ def test_spec_takes_arguments_of_the_network():
 
 
 def test_command_counts_and_measures(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("benchmarks.measure.timing.WARMUP_SECONDS", 0.0)
-    monkeypatch.setattr("benchmarks.measure.timing.TURN_SECONDS", 0.0)
-    monkeypatch.setattr(Session.__init__, "__defaults__", _short_probes())
+    shorten_turns(monkeypatch)
     files = tmp_path / "ablation.json", tmp_path / "ablation.md"
     command = ["ablation", "--model-kwargs", *NARROW_ARGUMENTS, "--image-size", "64", "--rounds", "2"]
     command += ["--batch-size", "1", "2", "--json", str(files[0]), "--markdown", str(files[1])]

@@ -7,6 +7,8 @@ from PIL import Image
 
 pytest.importorskip("matplotlib")
 
+from matplotlib import rc_context  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
 
 from benchmarks import complexity, figures  # noqa: E402
@@ -99,18 +101,18 @@ def test_report_has_a_table_and_a_picture_for_each_result(results, tmp_path):
 
 @pytest.mark.parametrize("level", [0.2, 5, 9.8])
 def test_labels_overlap_neither_each_other_nor_the_axes(level):
-    with figures.plt.rc_context(figures.STYLE):
-        figure, ax = figures.plt.subplots(figsize=(6, 5), layout="constrained")
+    with rc_context(figures.STYLE):
+        figure = Figure(figsize=(6, 5), layout="constrained")
+        ax = figure.subplots()
         ax.set(xlim=(0, 20), ylim=(0, 10))
         points = {model: (x, level + y / 100) for model, (x, y) in RATES.items()}
         figures.place_labels(ax, points)
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         assert sorted(text.get_text() for text in ax.texts) == sorted(points)
         boxes = sorted((Text.get_window_extent(text) for text in ax.texts), key=lambda box: box.y0)
         assert all(below.y1 < above.y0 for below, above in zip(boxes, boxes[1:], strict=False))
         assert all(box.x0 >= ax.get_window_extent().x1 and box.x1 <= figure.bbox.x1 for box in boxes)
         assert all(figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1 for box in boxes)
-        figures.plt.close(figure)
 
 
 def test_report_of_an_interrupted_measurement(results, tmp_path):

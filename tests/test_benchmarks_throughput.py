@@ -11,15 +11,15 @@ from tqdm import tqdm
 
 from benchmarks import scaling, throughput
 from benchmarks.__main__ import main
-from benchmarks.measure import memory, session
+from benchmarks.measure import memory, session, timing
+from benchmarks.measure.config import NetworkJob, make_runner
 from benchmarks.measure.environment import conditions
 from benchmarks.measure.memory import Memory
 from benchmarks.measure.result import Result, Settings
-from benchmarks.measure.runner import NetworkJob, Runner
 from benchmarks.measure.session import Session, find_largest_batch
-from benchmarks.measure.timing import Contender, Spread, Timer, percentile
-from benchmarks.networks.specs import build, parse_spec, uses_fused_attention
-from benchmarks.tables import write_json
+from benchmarks.measure.timing import Probe, Spread, percentile, read_clock
+from benchmarks.networks.specs import build, parse_spec
+from hifuse_timm.files import write_json
 
 MODELS = ["test_vit", "test_convnext", "test_byobnet"]
 SECONDS = dict(zip(MODELS, [0.25, 0.5, 1.0], strict=True))
@@ -37,7 +37,6 @@ class Machine:
     def __init__(self, fail=None):
         self.now, self.slowdown, self.fail = 0.0, 1.0, fail or (lambda machine, model: None)
         self.turns, self.built = [], []
-        self.timer = Timer(lambda: None, lambda: self.now)
 
     def make_runner(self, job):
         self.built.append(job)
@@ -49,14 +48,16 @@ class Machine:
             self.now += SECONDS[job.spec] * self.slowdown
             self.slowdown *= 1.001
 
-        return SimpleNamespace(step=step, fused_attention=None)
+        runner = Probe(step, job.batch_size)
+        runner.fused_attention = None
+        return runner
 
     def make_probes(self, device, dtype):
         def step():
             self.now += 0.5
             self.turns.append("probe")
 
-        return Contender("matrix product", step, 1e9), Contender("memory copy", step, 1e6)
+        return Probe(step, 1e9), Probe(step, 1e6)
 
     def session(self, result, save=lambda: None):
         return Session(
@@ -64,7 +65,7 @@ class Machine:
             save,
             tqdm(disable=True),
             self.make_runner,
-            self.timer,
+            lambda: self.now,
             self.make_probes,
             lambda job: Memory(2000, 1000),
         )
@@ -132,10 +133,9 @@ def test_largest_batch_is_found_by_halving():
             if size > fits:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
 
-        return SimpleNamespace(step=step)
+        return Probe(step, size)
 
-    runner, size = find_largest_batch(make_runner, 512)
-    assert size == 64 and tried == [512, 256, 128, 64, 64]
+    assert find_largest_batch(make_runner, 512).amount == 64 and tried == [512, 256, 128, 64, 64]
     with pytest.raises(torch.OutOfMemoryError):
         find_largest_batch(lambda size: make_runner(size, fits=0), 512)
 
@@ -185,21 +185,21 @@ def test_an_interrupted_measurement_goes_on_where_it_stopped(tmp_path):
 
 @pytest.fixture
 def no_memory(monkeypatch):
-    """No processes of their own for memory, which import everything anew, and small probes."""
-    monkeypatch.setattr(session, "measure_in_child", lambda job: Memory(2 * 10**9, 10**9))
-    monkeypatch.setattr(session.Session.__init__, "__defaults__", _short_probes())
+    """No processes of their own for memory, which import everything anew."""
+    monkeypatch.setattr(memory, "measure_in_child", lambda job: Memory(2 * 10**9, 10**9))
 
 
-def _short_probes():
-    defaults = list(Session.__init__.__defaults__)
-    small = torch.randn(8, 8)
-    probe = Contender("probe", lambda: small @ small, 1.0)
-    defaults[2] = lambda device, dtype: (probe, probe)
-    return tuple(defaults)
+def shorten_turns(monkeypatch):
+    """Have warm-ups and turns end after a few calls, and probes be small."""
+    for name in ("WARMUP_SECONDS", "TURN_SECONDS"):
+        monkeypatch.setattr(timing, name, 0.0)
+    monkeypatch.setattr(timing, "MATRIX_SIZES", dict(cpu=8))
+    monkeypatch.setattr(timing, "COPIED_NUMBERS", 8)
 
 
 def test_command_is_recorded_with_the_variables_that_change_its_figures(monkeypatch):
     monkeypatch.setattr("sys.argv", ["benchmarks", "throughput", "--models", "a[b,c]"])
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1 2")
     monkeypatch.setenv("HF_HUB_TOKEN", "secret")
     command = conditions(torch.device("cpu"))["command"]
@@ -208,8 +208,7 @@ def test_command_is_recorded_with_the_variables_that_change_its_figures(monkeypa
 
 
 def test_command_measures_writes_and_resumes(tmp_path, monkeypatch, capsys, no_memory):
-    monkeypatch.setattr("benchmarks.measure.timing.WARMUP_SECONDS", 0.0)
-    monkeypatch.setattr("benchmarks.measure.timing.TURN_SECONDS", 0.0)
+    shorten_turns(monkeypatch)
     path = tmp_path / "result.json"
     models = ["test_vit[no_fused_attn]", "test_convnext[conv_mlp,channels_last]"]
     options = ["--batch-size", "1", "2", "--rounds", "2", "--image-size", "96", "--precision", "bfloat16"]
@@ -262,7 +261,7 @@ def test_ctrl_c_ends_with_what_there_is(tmp_path, monkeypatch, capsys):
         ("--models test_vit --device tpu", "device: 'tpu' is not known"),
         ("--models test_vit --device cuda:99", "device: 'cuda:99' is not there"),
         ("--models test_vit --rounds 0", "rounds: 0 is too few"),
-        ("--models test_vit --json nowhere/result.json", "json: nowhere/result.json is in no folder that exists"),
+        ("--models test_vit --json nowhere/result.json", "nowhere, to write result.json in, does not exist"),
     ],
 )
 def test_bad_arguments_end_before_any_work(options, message):
@@ -272,10 +271,11 @@ def test_bad_arguments_end_before_any_work(options, message):
 def test_specs_build_what_they_say():
     assert parse_spec("test_vit[compile]", channels_last=True).channels_last
     spec = parse_spec("test_vit[no_channels_last]", compile=True, channels_last=True)
-    assert spec.compile and not spec.channels_last and spec.memory_format == torch.contiguous_format
+    assert spec.compile and not spec.channels_last
     before = use_fused_attn(), use_fused_attn(experimental=True)
-    assert uses_fused_attention(build(parse_spec("test_vit[fused_attn]"), 160)) is True
-    assert uses_fused_attention(build(parse_spec("test_vit[no_fused_attn]"), 160)) is False
+    for option, fused in (("fused_attn", True), ("no_fused_attn", False)):
+        job = NetworkJob(f"test_vit[{option}]", 1, 160, "cpu", "float32", "inference")
+        assert make_runner(job).fused_attention is fused
     assert (use_fused_attn(), use_fused_attn(experimental=True)) == before
     assert build(parse_spec("test_vit[grad_checkpointing]"), 160).grad_checkpointing
     with pytest.raises(ValueError, match="nothing that folds"):
@@ -298,7 +298,7 @@ def test_folding_keeps_what_a_network_computes():
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_training_step_trains(precision):
-    runner = Runner(NetworkJob("test_vit", 2, 96, "cpu", precision, "training"))
+    runner = make_runner(NetworkJob("test_vit", 2, 96, "cpu", precision, "training"))
     before = [p.detach().clone() for p in runner.model.parameters()]
     assert runner.images.std() > 0.5  # random, never zeros
     runner.keep_gradients = True
@@ -309,7 +309,7 @@ def test_training_step_trains(precision):
     steps = 4 * len(before)  # AdamW counts its steps for each parameter
     assert runner.state_bytes() == 3 * weights + steps  # gradients and two moments
     with pytest.raises(ValueError, match="cannot train"):
-        Runner(NetworkJob("repvgg_a0[fuse]", 2, 96, "cpu", precision, "training"))
+        make_runner(NetworkJob("repvgg_a0[fuse]", 2, 96, "cpu", precision, "training"))
 
 
 @pytest.mark.skipif(not memory._STATUS.exists(), reason="needs /proc")
@@ -336,10 +336,10 @@ def test_memory_on_a_gpu_comes_from_its_allocator(monkeypatch):
 
 def test_gpu_is_waited_for_before_the_clock_is_read(monkeypatch):
     waits = []
-    monkeypatch.setattr(torch.cuda, "synchronize", waits.append)
-    device = torch.device("cuda", 0)
-    Timer.on(device).time(lambda: waits.append("step"), 2)
-    assert waits == [device, "step", "step", device]
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: waits.append("wait"))
+    Probe(lambda: waits.append("step"), 1).time(2, read_clock)
+    assert waits == ["wait", "step", "step", "wait"]
 
 
 def test_fitted_exponent_and_its_error():
@@ -353,8 +353,7 @@ def test_fitted_exponent_and_its_error():
 
 
 def test_scaling_command(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("benchmarks.measure.timing.WARMUP_SECONDS", 0.0)
-    monkeypatch.setattr("benchmarks.measure.timing.TURN_SECONDS", 0.0)
+    shorten_turns(monkeypatch)
     monkeypatch.setattr(scaling, "peak_memory", lambda job: Memory(10**9, job.img_size**2 * 100))
     path = tmp_path / "scaling.json"
     command = f"scaling --models test_convnext test_vit --sizes 64 96 128 --rounds 2 --json {path}"
@@ -362,7 +361,7 @@ def test_scaling_command(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "1.000 ± 0.000" in printed  # the memory
     data = json.loads(path.read_text())
-    points = [scaling.Point(**{**point, "samples": scaling.Samples(**point["samples"])}) for point in data["points"]]
+    points = [scaling.Point.from_json(point) for point in data["points"]]
     assert [asdict(point) for point in points] == data["points"]
     assert all(point.error is None and len(point.samples.rates) == 2 for point in points)
     vit = scaling.fit([point for point in points if point.model == "test_vit"], "macs")

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from .runner import NetworkJob, Runner
+from .config import NetworkJob, make_runner
+from .runner import NetworkRunner
 
 _STATUS = Path("/proc/self/status")
 
@@ -58,7 +59,7 @@ def measure_in_child(job: NetworkJob) -> Memory | None:
     return Memory(**json.loads(process.stdout.splitlines()[-1]))
 
 
-def measure_on_cuda(runner: Runner) -> Memory:
+def measure_on_cuda(runner: NetworkRunner) -> Memory:
     """Peak memory of a network on a GPU, from PyTorch's allocator; what else is there does not count."""
     runner.keep_gradients = True
     for _ in range(2):  # a first training step makes gradients and optimizer state, and compilers their workspaces
@@ -73,7 +74,7 @@ def measure_on_cuda(runner: Runner) -> Memory:
 
 
 def _measure_here(job: NetworkJob) -> Memory:
-    runner = Runner(job)
+    runner = make_runner(job)
     runner.keep_gradients = True
     gc.collect()
     built = _resident("VmRSS")  # with the weights
@@ -82,6 +83,11 @@ def _measure_here(job: NetworkJob) -> Memory:
         runner.step()
     peak = _resident("VmHWM")
     return Memory(peak, peak - built - runner.state_bytes())
+
+
+def peak_memory(job: NetworkJob) -> Memory | None:
+    """Peak memory of a network, on the CPU in a process of its own; None where the system does not tell."""
+    return measure_on_cuda(make_runner(job)) if torch.device(job.device).type == "cuda" else measure_in_child(job)
 
 
 if __name__ == "__main__":

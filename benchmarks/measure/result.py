@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-from ..networks.specs import parse_spec
-from .runner import NetworkJob, parse_device
+from .config import NetworkJob, parse_device
 from .timing import Samples, Spread, ratios
 
 
@@ -23,12 +22,39 @@ class Settings:
     baseline: str
     batch_sizes: list[int | str]
     device: str
-    image_size: int
-    precision: str
-    mode: str
-    channels_last: bool
-    compile: bool
-    rounds: int
+    image_size: int = 224
+    precision: str = "float32"
+    mode: str = "inference"
+    channels_last: bool = False
+    compile: bool = False
+    rounds: int = 5
+
+    @classmethod
+    def of(
+        cls,
+        models: list[str],
+        baseline: str | None = None,
+        batch_sizes: list[int | str] | None = None,
+        device: str | None = None,
+        **given,
+    ) -> Settings:
+        """Settings with the defaults of the device.
+
+        Args:
+            models: See the attributes.
+            baseline: See the attributes; the first of the models by default.
+            batch_sizes: See the attributes; 1 and 8 by default, on a GPU 1 and 128.
+            device: Name of the device; the GPU by default, if there is one.
+            given: Whatever else is not to be as it is by default.
+
+        Raises:
+            ValueError: If they cannot be measured here.
+        """
+        found = parse_device(device)
+        batch_sizes = batch_sizes or [1, 8 if found.type == "cpu" else 128]
+        settings = cls(models, baseline or models[0], batch_sizes, str(found), **given)
+        settings.check()
+        return settings
 
     def check(self) -> None:
         """Hold the settings against this machine, before any work.
@@ -37,7 +63,7 @@ class Settings:
             ValueError: If something cannot be measured here, or not at all.
         """
         for model in self.models:
-            parse_spec(model)
+            self.job(model, 1).parse()
         if len(set(self.models)) < len(self.models):
             raise ValueError(f"models: {' '.join(self.models)} names a network twice")
         if self.baseline not in self.models:
@@ -92,6 +118,11 @@ class Row:
     peak_memory: int | None = None
     excess_memory: int | None = None
     error: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Which of the measurements it is."""
+        return f"{self.model}, batch {self.group}"
 
 
 @dataclass

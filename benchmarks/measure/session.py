@@ -1,4 +1,4 @@
-"""A throughput measurement as it runs: networks built, warmed up, and called in turns."""
+"""Networks as they are measured: built, warmed up, and called in turns."""
 
 from __future__ import annotations
 
@@ -9,27 +9,17 @@ from contextlib import contextmanager
 import torch
 from tqdm import tqdm
 
+from hifuse_timm.errors import first_line
+
 from ..networks.specs import parse_spec
-from ..networks.table4 import create_network
-from .counting import count
-from .memory import Memory, measure_in_child, measure_on_cuda
+from .config import PRECISIONS, NetworkJob, make_runner
+from .counting import count_form
+from .memory import Memory, peak_memory
 from .result import Limits, Result, Row
-from .runner import PRECISIONS, NetworkJob, Runner
-from .timing import Contender, Timer, device_probes
+from .runner import NetworkRunner, prepare_device
+from .timing import Clock, Probe, Runner, device_probes, read_clock
 
 LARGEST_BATCH = 8192  # where 'max' begins to halve
-
-
-@contextmanager
-def attempt(row, what: str) -> Iterator[None]:
-    """Note in a row, as its error, why what is done inside failed."""
-    try:
-        yield
-    except Exception as error:
-        reason = (str(error).strip() or "no message").splitlines()[0]
-        row.error = f"{what}: {type(error).__name__}: {reason}"
-    if row.error is not None:
-        release_memory()
 
 
 def release_memory() -> None:
@@ -39,21 +29,21 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def find_largest_batch(make_runner: Callable[[int], Runner], size: int) -> tuple[Runner, int]:
+def find_largest_batch(make: Callable[[int], NetworkRunner], size: int) -> NetworkRunner:
     """Halve a batch size until a network runs twice at it without running out of memory.
 
     Returns:
-        The network, ready to run, and its batch size.
+        The network, ready to run.
 
     Raises:
         torch.OutOfMemoryError: If a single image is too much.
     """
     while True:
         try:
-            runner = make_runner(size)
+            runner = make(size)
             for _ in range(2):  # a training step has its gradients and optimizer state from the second on
                 runner.step()
-            return runner, size
+            return runner
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
@@ -62,23 +52,75 @@ def find_largest_batch(make_runner: Callable[[int], Runner], size: int) -> tuple
         size //= 2
 
 
-def prepare_device(device: torch.device, precision: str) -> None:
-    """Make a device the current one, and set how it multiplies."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    torch.backends.cudnn.benchmark = True  # input sizes seldom change
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+def with_progress(measure: Callable[[tqdm], None]) -> int:
+    """Measure under a progress bar.
+
+    Returns:
+        Exit code: 130 after an interruption, as shells have it.
+    """
+    with tqdm(unit="turn", disable=None, smoothing=0) as progress:
+        try:
+            measure(progress)
+        except KeyboardInterrupt:
+            return 130
+    return 0
 
 
-def peak_memory(job: NetworkJob) -> Memory | None:
-    """Peak memory of a network, on the CPU in a process of its own; None where the system does not tell."""
-    return measure_on_cuda(Runner(job)) if torch.device(job.device).type == "cuda" else measure_in_child(job)
+class Turns:
+    """Networks called in turns. Each has a row that keeps what they give; one that fails takes no further turn.
 
+    A row is a `Row`, a `Point` of scaling, or has their `label`, `samples`, `peak_memory`, `excess_memory` and `error`.
+    """
 
-def count_macs(model: str, img_size: int) -> float:
-    """Multiply-accumulates of the convolutions and linear layers of a network, the same in all its forms."""
-    network = create_network(parse_spec(model).form, img_size)
-    return count(network, torch.randn(1, 3, img_size, img_size)).conv_linear
+    def __init__(self, progress: tqdm, save: Callable[[], None], clock: Clock = read_clock):
+        """
+        Args:
+            progress: Bar that says what is being measured.
+            save: Called after each measurement.
+            clock: Clock of the turns.
+        """
+        self.progress, self.save, self.clock = progress, save, clock
+        self.running: dict[str, Runner] = {}
+
+    @contextmanager
+    def measurement(self, row, what: str) -> Iterator[None]:
+        """Say what is measured inside, note in the row why it failed, and keep it."""
+        self.progress.set_description(f"{row.label}, {what}")
+        try:
+            yield
+        except Exception as error:
+            row.error = f"{what}: {type(error).__name__}: {first_line(error)}"
+        if row.error is not None:
+            self.running.pop(row.label, None)
+            release_memory()
+        self.progress.update()
+        self.save()
+
+    def warm_up(self, row, make: Callable[..., Runner], latency: bool = False) -> None:
+        """Make the runner of a row, and warm it up."""
+        if row.error is None:
+            with self.measurement(row, "warm-up"):
+                self.running[row.label] = make(row)
+                self.running[row.label].warm_up(self.clock, latency)
+
+    def take(self, row, round: str, latency: bool = False) -> None:
+        """Have a row's runner take its turn of a round."""
+        if row.error is None:
+            with self.measurement(row, round):
+                row.samples.add_turn(self.running[row.label], self.clock, latency)
+
+    def end(self) -> None:
+        """Let the runners go."""
+        self.running.clear()
+        release_memory()
+
+    def measure_memory(self, row, measure: Callable[[NetworkJob], Memory | None], job: NetworkJob) -> None:
+        """Fill in the memory of a row, where the system tells it."""
+        if row.error is None and row.peak_memory is None:
+            with self.measurement(row, "memory"):
+                memory = measure(job)
+                if memory is not None:
+                    row.peak_memory, row.excess_memory = memory.peak, memory.excess
 
 
 class Session:
@@ -93,9 +135,9 @@ class Session:
         result: Result,
         save: Callable[[], None],
         progress: tqdm,
-        make_runner: Callable[[NetworkJob], Runner] = Runner,
-        timer: Timer | None = None,
-        make_probes: Callable[[torch.device, torch.dtype], tuple[Contender, Contender]] = device_probes,
+        make_runner: Callable[[NetworkJob], NetworkRunner] = make_runner,
+        clock: Clock = read_clock,
+        make_probes: Callable[[torch.device, torch.dtype], tuple[Probe, Probe]] = device_probes,
         measure_memory: Callable[[NetworkJob], Memory | None] = peak_memory,
     ):
         """
@@ -104,20 +146,19 @@ class Session:
             save: Called after each.
             progress: Bar that says what is being measured.
             make_runner: Builds a network to call.
-            timer: Timer of the device.
+            clock: Clock of the turns.
             make_probes: Builds what measures the matrix-product rate, and what measures the memory bandwidth.
             measure_memory: Measures the peak memory of a network.
         """
-        self.result, self.save, self.progress, self.make_runner = result, save, progress, make_runner
-        self.settings = result.settings
+        self.result, self.settings = result, result.settings
         self.device = torch.device(self.settings.device)
-        self.timer = timer or Timer.on(self.device)
-        self.make_probes, self.measure_memory = make_probes, measure_memory
+        self.turns = Turns(progress, save, clock)
+        self.make_runner, self.make_probes, self.measure_memory = make_runner, make_probes, measure_memory
 
     def run(self) -> None:
         """Measure every batch size."""
-        prepare_device(self.device, self.settings.precision)
-        self.progress.reset(sum(self._turns_left(group) for group in self.groups()))
+        prepare_device(self.device, tf32=self.settings.precision == "tf32")
+        self.turns.progress.reset(sum(self._steps_left(group) for group in self.groups()))
         for group in self.groups():
             self._measure_group(group)
 
@@ -126,19 +167,16 @@ class Session:
         sizes = self.settings.batch_sizes
         return sizes if self.settings.mode == "training" or 1 in sizes else [*sizes, 1]
 
-    def _turns_left(self, group: int | str) -> int:
-        """Turns and memory measurements that a batch size lacks."""
-        rows = {row.model: row for row in self.result.group(group)}
-        left = 0
-        for model in self.settings.models:
-            row = rows.get(model, Row(model, group))
-            if row.error is None:
-                left += self.settings.rounds - len(row.samples.rates) + (row.peak_memory is None)
-        return left
+    def _steps_left(self, group: int | str) -> int:
+        """Warm-ups, turns and memory measurements that a batch size lacks."""
+        rows = self.result.group(group) or [Row(model, group) for model in self.settings.models]
+        rows = [row for row in rows if row.error is None]
+        turns = [self.settings.rounds - len(row.samples.rates) for row in rows]
+        return sum(turns) + len(rows) * any(turns) + sum(row.peak_memory is None for row in rows)
 
     def _measure_group(self, group: int | str) -> None:
         result, settings = self.result, self.settings
-        if not self._turns_left(group):
+        if not self._steps_left(group):
             return
         if not result.group(group):
             result.rows += [Row(model, group) for model in settings.models]
@@ -149,60 +187,37 @@ class Session:
             for samples in (limits.matmul, limits.copy, *(row.samples for row in rows)):
                 samples.keep_rounds(finished)
             self._measure_rounds(rows, limits, finished)
-            release_memory()
+            self.turns.end()
         for row in rows:
-            if row.error is None and row.peak_memory is None:
-                with self._measurement(row, "memory"):
-                    memory = self.measure_memory(settings.job(row.model, row.batch_size))
-                    if memory is not None:
-                        row.peak_memory, row.excess_memory = memory.peak, memory.excess
-                self.progress.update()
+            self.turns.measure_memory(row, self.measure_memory, settings.job(row.model, row.batch_size))
 
     def _measure_rounds(self, rows: list[Row], limits: Limits, finished: int) -> None:
         """Build the networks of a batch size, warm them up, and call them in turns from some round on."""
-        settings = self.settings
+        settings, clock = self.settings, self.turns.clock
         latency = limits.group == 1 and settings.mode == "inference"
         torch.compiler.reset()
-        running: dict[str, Contender] = {}
         for row in rows:
-            if row.error is None:
-                with self._measurement(row, "warm-up"):
-                    running[row.model] = self._prepare(row, latency)
+            self.turns.warm_up(row, self._prepare, latency)
         probes = self.make_probes(self.device, PRECISIONS[settings.precision])
         for probe in probes:
-            probe.warm_up(self.timer)
+            probe.warm_up(clock)
         for number in range(finished, settings.rounds):
             for samples, probe in zip((limits.matmul, limits.copy), probes, strict=True):
-                samples.add_turn(probe, self.timer)
+                samples.add_turn(probe, clock)
             first = number % len(rows)
             for row in rows[first:] + rows[:first]:
-                if row.error is None:
-                    with self._measurement(row, f"round {number + 1} of {settings.rounds}"):
-                        row.samples.add_turn(running[row.model], self.timer, latency)
-                    self.progress.update()
-                if row.error is not None:
-                    running.pop(row.model, None)
+                self.turns.take(row, f"round {number + 1} of {settings.rounds}", latency)
 
-    @contextmanager
-    def _measurement(self, row: Row, what: str) -> Iterator[None]:
-        """Say what is measured inside, and keep it."""
-        self.progress.set_description(f"{row.model}, batch {row.group}, {what}")
-        with attempt(row, what):
-            yield
-        self.save()
-
-    def _prepare(self, row: Row, latency: bool) -> Contender:
-        if row.macs is None:
-            counted = [other.macs for other in self.result.rows if other.model == row.model and other.macs]
-            row.macs = counted[0] if counted else count_macs(row.model, self.settings.image_size)
+    def _prepare(self, row: Row) -> NetworkRunner:
+        """Count the network of a row, and build it at its batch size."""
+        settings = self.settings
+        if row.macs is None:  # the same in all its forms
+            row.macs = count_form(parse_spec(row.model).form, settings.image_size).conv_linear
         if row.group == "max" and row.batch_size is None:
-            runner, row.batch_size = find_largest_batch(
-                lambda size: self.make_runner(self.settings.job(row.model, size)), LARGEST_BATCH
-            )
+            runner = find_largest_batch(lambda size: self.make_runner(settings.job(row.model, size)), LARGEST_BATCH)
+            row.batch_size = runner.amount
         else:
             row.batch_size = row.batch_size or row.group
-            runner = self.make_runner(self.settings.job(row.model, row.batch_size))
+            runner = self.make_runner(settings.job(row.model, row.batch_size))
         row.fused_attention = runner.fused_attention
-        contender = Contender(row.model, runner.step, row.batch_size)
-        contender.warm_up(self.timer, latency)
-        return contender
+        return runner

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import quantiles
 
 import torch
 
+Clock = Callable[[], float]  # gives seconds
+
 WARMUP_CALLS = 3
 WARMUP_SECONDS = 1.0
 TURN_SECONDS = 0.5
 LATENCY_CALLS = 10  # in a turn, so that several rounds have enough for a 95th percentile
+MATRIX_SIZES = dict(cpu=2048, cuda=8192)
+COPIED_NUMBERS = 2**28  # 1 GiB
+
+
+def read_clock() -> float:
+    """Seconds on a clock that is read when the accelerator has done all that it was given."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter()
 
 
 def percentile(samples: list[float], percent: int) -> float:
@@ -34,67 +46,61 @@ class Spread:
         return cls(*(percentile(samples, percent) for percent in (25, 50, 75)))
 
 
-@dataclass
-class Timer:
-    """A clock that waits for the device before it is read.
-
-    Attributes:
-        synchronize: Waits until the device has done all that it was given.
-        clock: Returns seconds.
-    """
-
-    synchronize: Callable[[], None]
-    clock: Callable[[], float] = time.perf_counter
-
-    @classmethod
-    def on(cls, device: torch.device) -> Timer:
-        """A timer for a device."""
-        return cls((lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None))
-
-    def time(self, step: Callable[[], None], calls: int) -> float:
-        """Seconds that some calls take one after another."""
-        self.synchronize()
-        start = self.clock()
-        for _ in range(calls):
-            step()
-        self.synchronize()
-        return self.clock() - start
-
-
-@dataclass
-class Contender:
+class Runner(ABC):
     """Something to call in turns with others.
 
     Attributes:
-        name: What it is.
-        step: One call.
         amount: What one call gets done: images, operations or bytes.
         calls: Number of calls in a turn.
     """
 
-    name: str
-    step: Callable[[], None]
     amount: float
     calls: int = 1
 
-    def warm_up(self, timer: Timer, latency: bool = False) -> None:
+    @abstractmethod
+    def step(self) -> None:
+        """One call."""
+
+    def time(self, calls: int, clock: Clock) -> float:
+        """Seconds that some calls take one after another."""
+        start = clock()
+        for _ in range(calls):
+            self.step()
+        return clock() - start
+
+    def warm_up(self, clock: Clock = read_clock, latency: bool = False) -> None:
         """Call until caches, clocks and compilers have settled, and set the calls of a turn from the last one."""
-        start, calls, seconds = timer.clock(), 0, 0.0
-        while calls < WARMUP_CALLS or timer.clock() - start < WARMUP_SECONDS:
-            seconds = timer.time(self.step, 1)
+        start, calls, seconds = clock(), 0, 0.0
+        while calls < WARMUP_CALLS or clock() - start < WARMUP_SECONDS:
+            seconds = self.time(1, clock)
             calls += 1
         self.calls = max(math.ceil(TURN_SECONDS / seconds), LATENCY_CALLS if latency else 1)
 
-    def take_turn(self, timer: Timer, latency: bool = False) -> list[float]:
+    def take_turn(self, clock: Clock = read_clock, latency: bool = False) -> list[float]:
         """Seconds of each call with latency, else the mean over the calls of the turn, which then run back to back."""
         if latency:
-            return [timer.time(self.step, 1) for _ in range(self.calls)]
-        return [timer.time(self.step, self.calls) / self.calls]
+            return [self.time(1, clock) for _ in range(self.calls)]
+        return [self.time(self.calls, clock) / self.calls]
+
+
+@dataclass
+class Probe(Runner):
+    """A function to call in turns with networks.
+
+    Attributes:
+        function: What one call calls.
+    """
+
+    function: Callable[[], None]
+    amount: float
+
+    def step(self) -> None:
+        self.function()
 
 
 @dataclass
 class Samples:
-    """What the turns of one contender gave.
+    """What the turns of one runner gave.
 
     Attributes:
         rates: Amount a second in each round.
@@ -104,10 +110,10 @@ class Samples:
     rates: list[float] = field(default_factory=list)
     call_seconds: list[list[float]] = field(default_factory=list)
 
-    def add_turn(self, contender: Contender, timer: Timer, latency: bool = False) -> None:
-        """Have the contender take its turn of a round."""
-        seconds = contender.take_turn(timer, latency)
-        self.rates.append(contender.amount * len(seconds) / sum(seconds))
+    def add_turn(self, runner: Runner, clock: Clock = read_clock, latency: bool = False) -> None:
+        """Have the runner take its turn of a round."""
+        seconds = runner.take_turn(clock, latency)
+        self.rates.append(runner.amount * len(seconds) / sum(seconds))
         if latency:
             self.call_seconds.append(seconds)
 
@@ -121,32 +127,25 @@ def ratios(rates: list[float], baseline: list[float]) -> list[float]:
     return [rate / other for rate, other in zip(rates, baseline, strict=False)]
 
 
-def _matrix_products(device: torch.device, dtype: torch.dtype, size: int) -> list[Callable[[], None]]:
-    """The ways in which PyTorch multiplies two square matrices on a device."""
+def _matrix_product(device: torch.device, dtype: torch.dtype) -> Probe:
+    """The product of two square matrices, in the fastest of PyTorch's ways; its amount is operations."""
+    size = MATRIX_SIZES[device.type]
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     product = torch.empty_like(a)
     ways = [lambda: torch.mm(a, b, out=product)]
     if device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available():
         # what convolutions run on, up to twice as fast as the BLAS, MKL, where the CPU is not of the same maker
         ways.append(lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "none"))
-    return ways
+    probes = [Probe(way, 2 * size**3) for way in ways]
+    return min(probes, key=lambda probe: min(probe.time(1, read_clock) for _ in range(WARMUP_CALLS)))
 
 
-def device_probes(device: torch.device, dtype: torch.dtype) -> tuple[Contender, Contender]:
+def device_probes(device: torch.device, dtype: torch.dtype) -> tuple[Probe, Probe]:
     """What a device can do at most, to be measured like a network.
 
     Returns:
-        The product of two square matrices, large enough to keep the device busy, in the fastest of PyTorch's ways, its
-        amount operations, and the copy of a tensor larger than any cache, its amount bytes read and written.
+        The product of two matrices, large enough to keep the device busy, and the copy of a tensor larger than any
+        cache, its amount bytes read and written.
     """
-    size = 8192 if device.type == "cuda" else 2048
-    timer = Timer.on(device)
-    multiply = min(
-        _matrix_products(device, dtype, size), key=lambda step: min(timer.time(step, 1) for _ in range(WARMUP_CALLS))
-    )
-    source = torch.randn(2**28, device=device)  # 1 GiB
-    copy = torch.randn(2**28, device=device)
-    return (
-        Contender("matrix product", multiply, 2 * size**3),
-        Contender("memory copy", lambda: copy.copy_(source), 2 * source.nbytes),
-    )
+    source, copy = (torch.randn(COPIED_NUMBERS, device=device) for _ in range(2))
+    return _matrix_product(device, dtype), Probe(lambda: copy.copy_(source), 2 * source.nbytes)

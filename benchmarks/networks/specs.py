@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import torch
 from timm.layers import set_fused_attn, use_fused_attn
 from timm.utils import ParseKwargs, reparameterize_model
 from torch import nn
@@ -45,11 +44,6 @@ class Spec:
     conv_mlp: bool = False
     fused_attn: bool | None = None
     grad_checkpointing: bool = False
-
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """Memory format of weights and images."""
-        return torch.channels_last if self.channels_last else torch.contiguous_format
 
 
 def parse_model_kwargs(arguments: Sequence[str]) -> dict:
@@ -110,7 +104,7 @@ def build(spec: Spec, img_size: int) -> nn.Module:
     """Build a network as its spec says, in eval mode on the CPU; placing and compiling it is left to do.
 
     Raises:
-        ImportError: If the library that has the network is not installed.
+        RuntimeError: If the library that has the network is not installed.
         ValueError: If the network lacks what an option asks for.
     """
     with _fused_attention(spec.fused_attn):
@@ -128,9 +122,3 @@ def build(spec: Spec, img_size: int) -> nn.Module:
             raise ValueError(f"models: {spec.form.model} has no set_grad_checkpointing(), as {spec.text} asks for")
         model.set_grad_checkpointing()
     return model
-
-
-def uses_fused_attention(model: nn.Module) -> bool | None:
-    """Whether any attention of a network is fused; None for a network without timm's attention."""
-    found = {bool(module.fused_attn) for module in model.modules() if hasattr(module, "fused_attn")}
-    return any(found) if found else None

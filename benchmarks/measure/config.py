@@ -1,0 +1,97 @@
+"""What to run and how: precisions, modes, devices, and the runner that they make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from hifuse_timm import evaluate
+
+from ..networks.specs import Spec, build, parse_spec
+from .runner import NetworkRunner
+
+PRECISIONS = evaluate.PRECISIONS | dict(tf32=torch.float32)  # tf32 is float32 whose products are rounded
+MODES = ("inference", "training")
+
+
+def parse_device(name: str | None) -> torch.device:
+    """Device of that name; for None the GPU, if there is one, else the CPU.
+
+    Raises:
+        ValueError: If it is neither the CPU nor a GPU that is there.
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device: {name!r} is not known here, expected cpu, cuda or cuda:INDEX")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device: {name!r} is not there, of {torch.cuda.device_count()} GPUs; expected cpu or one of them"
+        )
+    return device
+
+
+@dataclass(frozen=True)
+class NetworkJob:
+    """What to run.
+
+    Attributes:
+        spec: Network and form, see `benchmarks.networks.specs`.
+        batch_size: Images a call.
+        img_size: Pixels a side of the images.
+        device: Name of the device.
+        precision: A key of PRECISIONS. Inference runs with weights and images of that type, training with weights in
+            float32 under autocast.
+        mode: 'inference' or 'training', which is forward, backward and a step of AdamW.
+        compile: Whether to compile where the spec says nothing.
+        channels_last: Whether to use channels_last where the spec says nothing.
+    """
+
+    spec: str
+    batch_size: int
+    img_size: int
+    device: str
+    precision: str
+    mode: str
+    compile: bool = False
+    channels_last: bool = False
+
+    def parse(self) -> Spec:
+        """The network and its form.
+
+        Raises:
+            ValueError: If there is no such network or option, or mode and form do not go together.
+        """
+        spec = parse_spec(self.spec, self.compile, self.channels_last)
+        if spec.fuse and self.mode == "training":
+            raise ValueError(f"models: {self.spec} is folded for inference and cannot train; leave fuse out")
+        return spec
+
+    def runner_arguments(self) -> dict:
+        """Arguments of `NetworkRunner` beside the network."""
+        spec = self.parse()
+        return dict(
+            batch_size=self.batch_size,
+            img_size=self.img_size,
+            num_classes=spec.form.num_classes,
+            device=self.device,
+            dtype=PRECISIONS[self.precision],
+            training=self.mode == "training",
+            compile=spec.compile,
+            channels_last=spec.channels_last,
+        )
+
+
+def make_runner(job: NetworkJob) -> NetworkRunner:
+    """Build a network and place it as a job says.
+
+    Raises:
+        RuntimeError: If the library that has the network is not installed.
+        ValueError: If the network lacks what the spec asks for, or mode and form do not go together.
+    """
+    return NetworkRunner(build(job.parse(), job.img_size), **job.runner_arguments())
