@@ -5,9 +5,16 @@ from argparse import ArgumentParser
 
 from hifuse_timm.files import check_writable
 
-from . import ablation, complexity, report, scaling, throughput
+from . import ablation, complexity, report, scaling, throughput, versus
 
-COMMANDS = dict(complexity=complexity, throughput=throughput, scaling=scaling, ablation=ablation, report=report)
+COMMANDS = dict(
+    complexity=complexity,
+    throughput=throughput,
+    versus=versus,
+    scaling=scaling,
+    ablation=ablation,
+    report=report,
+)
 
 
 def main(argv: list[str] | None = None) -> int | str | None:

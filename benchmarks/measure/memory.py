@@ -40,6 +40,11 @@ def _resident(key: str) -> int:
     return int(line.split()[1]) * 1024
 
 
+def last_line(text: str, status: int) -> str:
+    """What a process that failed wrote last, or its exit status where it wrote nothing."""
+    return (text.strip().splitlines() or [f"exit status {status}"])[-1]
+
+
 def measure_in_child(job: NetworkJob) -> Memory | None:
     """Peak memory of a network on the CPU, which runs in a process of its own.
 
@@ -54,8 +59,7 @@ def measure_in_child(job: NetworkJob) -> Memory | None:
     command = [sys.executable, "-m", "benchmarks.measure.memory", json.dumps(asdict(job))]
     process = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     if process.returncode:
-        lines = process.stderr.strip().splitlines() or [f"exit status {process.returncode}"]
-        raise RuntimeError(f"memory: {lines[-1]}")
+        raise RuntimeError(f"memory: {last_line(process.stderr, process.returncode)}")
     return Memory(**json.loads(process.stdout.splitlines()[-1]))
 
 

@@ -1,6 +1,7 @@
 """A network on random images as something to call: a forward pass, or a training step.
 
-The workers of `python -m benchmarks versus` use it beside another checkout's hifuse_timm, so nothing here imports that.
+The workers of `benchmarks.versus` use it beside the hifuse_timm of another checkout, so neither this module nor timing
+imports any.
 """
 
 from __future__ import annotations

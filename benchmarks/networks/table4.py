@@ -166,6 +166,21 @@ def find_network(form: Form) -> Network | None:
     return next((network for network in NETWORKS if form in network.forms), None)
 
 
+def timm_arguments(form: Form, img_size: int | None = None) -> dict:
+    """Arguments of timm's create_model for a form.
+
+    Args:
+        form: A form that timm builds.
+        img_size: Pixels a side of its input where that is not the form's own.
+    """
+    arguments = dict(model_name=form.model, num_classes=form.num_classes, **form.kwargs)
+    if img_size not in (None, form.img_size):
+        # HiFuse takes any size, and makes its masks at construction for the one that it is told
+        if timm.get_pretrained_cfg(form.model).fixed_input_size or form.model.startswith("hifuse"):
+            arguments["img_size"] = img_size
+    return arguments
+
+
 def create_network(form: Form, img_size: int | None = None, **kwargs) -> nn.Module:
     """Build a network with random weights, in eval mode.
 
@@ -178,14 +193,9 @@ def create_network(form: Form, img_size: int | None = None, **kwargs) -> nn.Modu
         RuntimeError: If the library that has the network is not installed.
         ValueError: If the library takes no such arguments or input size.
     """
-    kwargs = form.kwargs | kwargs
     if form.library == "timm":
-        if img_size not in (None, form.img_size):
-            # HiFuse takes any size, and makes its masks at construction for the one that it is told
-            if timm.get_pretrained_cfg(form.model).fixed_input_size or form.model.startswith("hifuse"):
-                kwargs["img_size"] = img_size
-        return timm.create_model(form.model, num_classes=form.num_classes, **kwargs).eval()
-    if kwargs:
+        return timm.create_model(**timm_arguments(form, img_size) | kwargs).eval()
+    if kwargs := form.kwargs | kwargs:
         raise ValueError(f"models: {form.model} is built by {form.library}, which takes no {', '.join(kwargs)}")
     if form.library == "reconstruction":
         return create_reconstruction(form.model.removesuffix("_reconstruction"), form.num_classes).eval()
