@@ -20,7 +20,7 @@ from .measure.session import Session, with_progress
 from .measure.timing import Spread
 from .networks.specs import build, parse_spec
 from .networks.table3 import CONFIGURATIONS, find_configuration
-from .tables import format_table
+from .tables import format_spread, format_table
 
 
 @dataclass
@@ -68,8 +68,7 @@ def format_rows(rows: list[Row], conditions: dict, speed: Result | None, markdow
             measured = next(m for m in speed.group(group) if m.model == row.model)
             if measured.error is not None:
                 failures += ["", f"{published.name}, batch size {group}, failed in {measured.error}"]
-            samples = measured.samples.rates
-            rates.append(throughput.format_spread(Spread.of(samples), 2) if samples else "")
+            rates.append(format_spread(Spread.of(measured.samples.rates), 2))
         arguments = " ".join(published.arguments)
         cells.append(
             [

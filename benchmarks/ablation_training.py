@@ -289,30 +289,41 @@ def run(result: Result, commands: Commands) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     for number, row in enumerate(result.rows, start=1):
-        if row.metrics is not None:
-            continue
-        configuration, history = find_configuration(row.slug), histories[row.slug]
-        what = f"{number}/{len(result.rows)} {row.slug}"
-        epochs = result.settings.recipe.get("epochs")
-        with tqdm(total=epochs, initial=len(history.epochs()), unit="epoch", desc=what, disable=None) as progress:
-            if not history.is_complete():
-                start = time.monotonic()
+        if row.metrics is None:
+            history, what = histories[row.slug], f"{number}/{len(result.rows)} {row.slug}"
+            epochs = result.settings.recipe.get("epochs")
+            with tqdm(total=epochs, initial=len(history.epochs()), unit="epoch", desc=what, disable=None) as progress:
                 try:
-                    train(commands.train(configuration), history, progress)
+                    train_row(row, commands, history, progress)
                 finally:
-                    row.seconds += time.monotonic() - start
                     save()
-            progress.set_description(f"{what}, evaluated")
-            best = history.best_epoch()
-            row.epochs, row.best_epoch = len(history.epochs()), best + 1
-            checkpoint = history.folder / f"checkpoint-{best}.pth.tar"
-            try:
-                metrics = evaluate(result.settings, checkpoint, bool(history.settings()["model_ema"]), commands.device)
-            except (ValueError, OSError, RuntimeError) as error:
-                raise TrainingError(f"{checkpoint} cannot be evaluated: {error}") from error
-            row.metrics = {name: metrics[name] for name in METRICS}
-            row.accuracy_interval, row.images = metrics["intervals"]["accuracy"], metrics["counts"]["images"]
-            save()
+                progress.set_description(f"{what}, evaluated")
+                evaluate_row(row, commands, history)
+                save()
+
+
+def train_row(row: Row, commands: Commands, history: History, progress: tqdm) -> None:
+    """Train what a network lacks, and add the time to its row."""
+    if history.is_complete():
+        return
+    start = time.monotonic()
+    try:
+        train(commands.train(find_configuration(row.slug)), history, progress)
+    finally:
+        row.seconds += time.monotonic() - start
+
+
+def evaluate_row(row: Row, commands: Commands, history: History) -> None:
+    """Evaluate a network after its best epoch, and put its metrics into its row."""
+    best = history.best_epoch()
+    checkpoint = history.folder / f"checkpoint-{best}.pth.tar"
+    try:
+        metrics = evaluate(commands.settings, checkpoint, bool(history.settings()["model_ema"]), commands.device)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise TrainingError(f"{checkpoint} cannot be evaluated: {error}") from error
+    row.epochs, row.best_epoch = len(history.epochs()), best + 1
+    row.metrics = {name: metrics[name] for name in METRICS}
+    row.accuracy_interval, row.images = metrics["intervals"]["accuracy"], metrics["counts"]["images"]
 
 
 def format_result(result: Result, markdown: bool = False) -> str:

@@ -97,7 +97,9 @@ def count_row(network: Network, form: Form) -> Row:
     """Count one form of a network, where its library is there."""
     try:
         return make_row(network, form, count_form(form, form.img_size))
-    except RuntimeError as error:  # the library that has the network is missing
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, ImportError):
+            raise
         return Row(network.name, form.label, form.model, form.img_size, note=str(error))
 
 

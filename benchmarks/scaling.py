@@ -19,7 +19,7 @@ from .measure.runner import NetworkRunner, prepare_device
 from .measure.session import Turns, with_progress
 from .measure.timing import Samples, Spread
 from .networks.specs import parse_spec
-from .tables import format_table
+from .tables import format_spread, format_table
 
 MODELS = ["hifuse_tiny", "vit_base_patch16_224"]
 SIZES = [112, 160, 224, 320, 448, 672]
@@ -59,7 +59,8 @@ class Point:
     @property
     def seconds(self) -> float | None:
         """Median time for one image."""
-        return Spread.of([1 / rate for rate in self.samples.rates]).median if self.samples.rates else None
+        spread = Spread.of([1 / rate for rate in self.samples.rates])
+        return None if spread is None else spread.median
 
 
 @dataclass(frozen=True)
@@ -134,15 +135,13 @@ def format_points(points: list[Point], conditions: dict, markdown: bool = False)
     """A table of the points, one of the fitted exponents, and the conditions."""
     cells = []
     for point in points:
-        spread = Spread.of([1e3 / rate for rate in point.samples.rates]) if point.seconds else None
+        milliseconds = Spread.of([1e3 / rate for rate in point.samples.rates])
         cells.append(
             [
                 point.model,
                 str(point.img_size),
-                f"{spread.median:.1f} ({spread.low:.1f} to {spread.high:.1f})"
-                if spread
-                else "failed" * bool(point.error),
-                "" if spread is None else f"{1e6 * spread.median / point.img_size**2:.2f}",
+                format_spread(milliseconds, 1) or "failed" * bool(point.error),
+                "" if point.seconds is None else f"{1e9 * point.seconds / point.img_size**2:.2f}",
                 "" if point.peak_memory is None else f"{point.peak_memory / 1e9:.2f}",
                 "" if point.excess_memory is None else f"{point.excess_memory / 1e9:.3f}",
                 "" if point.macs is None else f"{point.macs / 1e9:.2f}",

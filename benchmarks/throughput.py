@@ -17,7 +17,7 @@ from .measure.result import Limits, Result, Settings
 from .measure.session import Session, with_progress
 from .measure.timing import Spread, percentile
 from .networks.specs import OPTIONS
-from .tables import format_table
+from .tables import format_spread, format_table
 
 MODELS = [
     "hifuse_tiny",
@@ -29,14 +29,6 @@ MODELS = [
 ]
 # conditions that must be the same for a measurement to go on
 _SAME = ("device", "cores", "driver", "threads", "torch", "timm", "hifuse_timm")
-
-
-def format_spread(spread: Spread | None, digits: int, scale: float = 1.0, unit: str = "") -> str:
-    """Median, and quartiles in brackets; nothing for None."""
-    if spread is None:
-        return ""
-    low, median, high = (f"{value * scale:.{digits}f}{unit}" for value in (spread.low, spread.median, spread.high))
-    return f"{median} ({low} to {high})"
 
 
 def describe(settings: Settings) -> str:
@@ -59,13 +51,12 @@ def format_result(result: Result, markdown: bool = False) -> str:
     for limits in result.limits:
         cells, failures = [], []
         for row in result.group(limits.group):
-            rates = Spread.of(row.samples.rates) if row.samples.rates else None
             calls = sum(row.samples.call_seconds, [])
             title = row.model + (f", batch {row.batch_size}" if limits.group == "max" else "")
             cells.append(
                 [
                     title,
-                    format_spread(rates, 2) if rates else "failed" * bool(row.error),
+                    format_spread(Spread.of(row.samples.rates), 2) or "failed" * bool(row.error),
                     format_spread(result.ratio(row), 3),
                     *(f"{1e3 * percentile(calls, p):.1f}" if calls else "" for p in (50, 95)),
                     format_spread(result.matmul_share(row), 0, 100, "%"),

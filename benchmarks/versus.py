@@ -27,8 +27,8 @@ from .measure.result import Settings
 from .measure.session import Turns, with_progress
 from .measure.timing import Spread, ratios
 from .networks.table4 import timm_arguments
-from .tables import format_table
-from .throughput import add_settings, describe, format_spread, given_settings
+from .tables import format_spread, format_table
+from .throughput import add_settings, describe, given_settings
 
 MODELS = ["hifuse_tiny", "hifuse_tiny[fuse]"]
 ROOT = Path(__file__).parents[1]
@@ -122,9 +122,8 @@ def start_worker(checkout: Path, config: dict) -> Iterator[tuple[Worker, list[fl
             process.kill()
 
 
-def measure(row: Row, checkout: Path, job: NetworkJob, rounds: int, turns: Turns) -> None:
+def measure(row: Row, checkout: Path, config: dict, rounds: int, turns: Turns) -> None:
     """Fill in a row: its two workers take turns, and the one that begins changes from round to round."""
-    config = worker_config(job)
     with (
         turns.measurement(row, "turns"),
         start_worker(ROOT, config) as (here, logits),
@@ -148,8 +147,8 @@ def format_rows(rows: list[Row], settings: Settings, checkout: str, conditions: 
         [
             row.model,
             str(row.batch_size),
-            *(format_spread(Spread.of(rates) if rates else None, 2) for rates in (row.here, row.there)),
-            format_spread(Spread.of(ratios(row.here, row.there)) if row.there else None, 3),
+            *(format_spread(Spread.of(rates), 2) for rates in (row.here, row.there)),
+            format_spread(Spread.of(ratios(row.here, row.there)), 3),
             "" if row.difference is None else f"{row.difference:.2g}",
         ]
         for row in rows
@@ -185,8 +184,7 @@ def run(args: Namespace) -> int:
     if "max" in settings.batch_sizes:
         raise ValueError("batch-size: max is not for versus, expected numbers from 1 up")
     rows = [Row(model, batch_size) for batch_size in settings.batch_sizes for model in settings.models]
-    for row in rows:
-        worker_config(settings.job(row.model, row.batch_size))
+    configs = [worker_config(settings.job(row.model, row.batch_size)) for row in rows]
     here = conditions(torch.device(settings.device))
 
     def save() -> None:
@@ -196,9 +194,9 @@ def run(args: Namespace) -> int:
 
     def measure_all(progress: tqdm) -> None:
         progress.reset(len(rows) * (settings.rounds + 1))
-        for row in rows:
-            job = settings.job(row.model, row.batch_size)
-            measure(row, checkout, job, settings.rounds, Turns(progress, save))
+        turns = Turns(progress, save)
+        for row, config in zip(rows, configs, strict=True):
+            measure(row, checkout, config, settings.rounds, turns)
 
     code = with_progress(measure_all)
     print(format_rows(rows, settings, args.checkout, here))

@@ -166,8 +166,7 @@ class Result:
     def ratio(self, row: Row) -> Spread | None:
         """Images a second over the baseline's, round by round."""
         baseline = next(r for r in self.group(row.group) if r.model == self.settings.baseline)
-        values = ratios(row.samples.rates, baseline.samples.rates)
-        return Spread.of(values) if values else None
+        return Spread.of(ratios(row.samples.rates, baseline.samples.rates))
 
     def matmul_share(self, row: Row) -> Spread | None:
         """Share of the matrix-product rate that the network's multiply-accumulates reach, round by round.
@@ -177,8 +176,8 @@ class Result:
         if row.macs is None:
             return None
         operations = 2 * row.macs * (3 if self.settings.mode == "training" else 1)
-        values = [operations * ratio for ratio in ratios(row.samples.rates, self.limits_of(row.group).matmul.rates)]
-        return Spread.of(values) if values else None
+        matmul = self.limits_of(row.group).matmul.rates
+        return Spread.of([operations * ratio for ratio in ratios(row.samples.rates, matmul)])
 
     def limits_of(self, group: int | str) -> Limits | None:
         """The device's limits as measured with a batch size."""

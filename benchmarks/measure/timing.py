@@ -42,7 +42,10 @@ class Spread:
     high: float
 
     @classmethod
-    def of(cls, samples: list[float]) -> Spread:
+    def of(cls, samples: list[float]) -> Spread | None:
+        """That of some samples; None where there are none."""
+        if not samples:
+            return None
         return cls(*(percentile(samples, percent) for percent in (25, 50, 75)))
 
 
