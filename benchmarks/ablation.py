@@ -49,7 +49,7 @@ def count_row(slug: str, spec: str, image_size: int) -> Row:
 
 
 def format_rows(rows: list[Row], conditions: dict, speed: Result | None, markdown: bool = False) -> str:
-    """A table of counts, of throughput where it was measured, and of the paper's figures.
+    """A table of counts, of throughput where it was measured, and of the paper's metrics.
 
     Args:
         rows: The counts.
@@ -196,7 +196,7 @@ def run_counts(args: Namespace) -> int:
     save()
     code = 0
     if speed is not None:
-        code = with_progress(lambda progress: Session(speed, save, progress, measure_memory=lambda job: None).run())
+        code = with_progress(lambda progress: Session(speed, save, progress, measure_memory=lambda config: None).run())
     print(format_rows(rows, here, speed))
     if args.markdown:
         write_text(args.markdown, format_rows(rows, here, speed, markdown=True) + "\n")

@@ -353,7 +353,7 @@ def format_result(result: Result, markdown: bool = False) -> str:
         format_table(header, cells, markdown),
         "",
         f"hifuse_tiny{extra}, trained on {settings.data_dir} and evaluated on its {settings.split} split{images}"
-        f"{choice}; {settings.num_classes} classes. The paper's figures are of ISIC2018. F1, precision and recall are "
+        f"{choice}; {settings.num_classes} classes. The paper's metrics are of ISIC2018. F1, precision and recall are "
         f"means over the classes. Recipe: {recipe}.",
     ]
     text += [line for session in result.conditions for line in ("", format_conditions(session))]

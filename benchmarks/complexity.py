@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of the networks of Table 4 beside the published figures."""
+"""Parameters and multiply-accumulates of the networks of Table 4 beside the published counts."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .measure.environment import conditions
 from .networks.table4 import Form, Network, forms
 from .tables import format_table
 
-# differences from a published figure up to these need no reason: 0.01 M parameters, 0.5% of the FLOPs
+# differences from a published count up to these need no reason: 0.01 M parameters, 0.5% of the FLOPs
 PARAMS_TOLERANCE = 0.01
 FLOPS_TOLERANCE = 0.005
 
 
 @dataclass
 class Row:
-    """Counts of one form of a network beside its published figures.
+    """Counts of one form of a network beside its published counts.
 
     Attributes:
         network: Name in the paper.
@@ -65,7 +65,7 @@ class Row:
 
 
 def make_row(network: Network, form: Form, counted: Count) -> Row:
-    """Put a count beside the published figures, with the reason where they differ."""
+    """Put a count beside the published counts, with the reason where they differ."""
     paper_rule = counted.paper_rule.total() / 1e9
     row = Row(
         network.name,

@@ -11,7 +11,7 @@ import torch
 
 from hifuse_timm.files import write_json
 
-from .measure.config import NetworkJob, make_runner, parse_device
+from .measure.config import RunnerConfig, make_runner, parse_device
 from .measure.counting import count_form
 from .measure.environment import conditions, format_conditions
 from .measure.memory import peak_memory
@@ -105,12 +105,12 @@ def fit(points: list[Point], quantity: str) -> PowerLaw | None:
 def measure(points: list[Point], device: torch.device, batch_size: int, rounds: int, turns: Turns) -> None:
     """Fill in points, their networks called in turns."""
 
-    def job(point: Point) -> NetworkJob:
-        return NetworkJob(point.model, batch_size, point.img_size, str(device), "float32", "inference")
+    def config(point: Point) -> RunnerConfig:
+        return RunnerConfig(point.model, batch_size, point.img_size, str(device), "float32", "inference")
 
     def prepare(point: Point) -> NetworkRunner:
         point.macs = count_form(parse_spec(point.model).form, point.img_size).full
-        return make_runner(job(point))
+        return make_runner(config(point))
 
     turns.progress.reset(len(points) * (rounds + 2))
     for point in points:
@@ -120,7 +120,7 @@ def measure(points: list[Point], device: torch.device, batch_size: int, rounds: 
             turns.take(point, f"round {number + 1} of {rounds}")
     turns.end()
     for point in points:
-        turns.measure_memory(point, peak_memory, job(point))
+        turns.measure_memory(point, peak_memory, config(point))
 
 
 def by_model(points: list[Point]) -> dict[str, list[Point]]:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from hifuse_timm.files import write_json
 
-from .measure.config import NetworkJob
+from .measure.config import RunnerConfig
 from .measure.environment import conditions, format_conditions
 from .measure.memory import last_line
 from .measure.result import Settings
@@ -60,24 +60,24 @@ class Row:
         return f"{self.model}, batch {self.batch_size}"
 
 
-def worker_config(job: NetworkJob) -> dict:
+def worker_config(config: RunnerConfig) -> dict:
     """What `benchmarks.measure.worker` is to run.
 
     Raises:
         ValueError: If no checkout can build it.
     """
-    spec = job.parse()
+    spec = config.parse()
     if spec.form.library != "timm" or spec.conv_mlp or spec.fused_attn is not None:
         raise ValueError(
             f"models: {spec.text} is not for versus, expected a network of timm with fuse, compile, channels_last, "
             "grad_checkpointing or NAME=VALUE"
         )
-    arguments = job.runner_arguments()
+    arguments = config.runner_arguments()
     return dict(
-        network=timm_arguments(spec.form, job.img_size),
+        network=timm_arguments(spec.form, config.img_size),
         fuse=spec.fuse,
         grad_checkpointing=spec.grad_checkpointing,
-        tf32=job.precision == "tf32",
+        tf32=config.precision == "tf32",
         runner=arguments | dict(dtype=str(arguments["dtype"]).removeprefix("torch.")),
     )
 
@@ -184,7 +184,7 @@ def run(args: Namespace) -> int:
     if "max" in settings.batch_sizes:
         raise ValueError("batch-size: max is not for versus, expected numbers from 1 up")
     rows = [Row(model, batch_size) for batch_size in settings.batch_sizes for model in settings.models]
-    configs = [worker_config(settings.job(row.model, row.batch_size)) for row in rows]
+    configs = [worker_config(settings.runner_config(row.model, row.batch_size)) for row in rows]
     here = conditions(torch.device(settings.device))
 
     def save() -> None:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from benchmarks import scaling, throughput
 from benchmarks.__main__ import main
 from benchmarks.measure import memory, session, timing
-from benchmarks.measure.config import NetworkJob, make_runner
+from benchmarks.measure.config import RunnerConfig, make_runner
 from benchmarks.measure.environment import conditions
 from benchmarks.measure.memory import Memory
 from benchmarks.measure.result import Result, Settings
@@ -38,17 +38,17 @@ class Machine:
         self.now, self.slowdown, self.fail = 0.0, 1.0, fail or (lambda machine, model: None)
         self.turns, self.built = [], []
 
-    def make_runner(self, job):
-        self.built.append(job)
+    def make_runner(self, config):
+        self.built.append(config)
 
         def step():
-            if not self.turns or self.turns[-1] != job.spec:
-                self.turns.append(job.spec)
-            self.fail(self, job.spec)
-            self.now += SECONDS[job.spec] * self.slowdown
+            if not self.turns or self.turns[-1] != config.spec:
+                self.turns.append(config.spec)
+            self.fail(self, config.spec)
+            self.now += SECONDS[config.spec] * self.slowdown
             self.slowdown *= 1.001
 
-        runner = Probe(step, job.batch_size)
+        runner = Probe(step, config.batch_size)
         runner.fused_attention = None
         return runner
 
@@ -67,7 +67,7 @@ class Machine:
             self.make_runner,
             lambda: self.now,
             self.make_probes,
-            lambda job: Memory(2000, 1000),
+            lambda config: Memory(2000, 1000),
         )
 
 
@@ -186,7 +186,7 @@ def test_an_interrupted_measurement_goes_on_where_it_stopped(tmp_path):
 @pytest.fixture
 def no_memory(monkeypatch):
     """No processes of their own for memory, which import everything anew."""
-    monkeypatch.setattr(memory, "measure_in_child", lambda job: Memory(2 * 10**9, 10**9))
+    monkeypatch.setattr(memory, "measure_in_child", lambda config: Memory(2 * 10**9, 10**9))
 
 
 def shorten_turns(monkeypatch):
@@ -197,7 +197,7 @@ def shorten_turns(monkeypatch):
     monkeypatch.setattr(timing, "COPIED_NUMBERS", 8)
 
 
-def test_command_is_recorded_with_the_variables_that_change_its_figures(monkeypatch):
+def test_command_is_recorded_with_the_variables_that_change_what_it_measures(monkeypatch):
     monkeypatch.setattr("sys.argv", ["benchmarks", "throughput", "--models", "a[b,c]"])
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1 2")
@@ -274,8 +274,8 @@ def test_specs_build_what_they_say():
     assert spec.compile and not spec.channels_last
     before = use_fused_attn(), use_fused_attn(experimental=True)
     for option, fused in (("fused_attn", True), ("no_fused_attn", False)):
-        job = NetworkJob(f"test_vit[{option}]", 1, 160, "cpu", "float32", "inference")
-        assert make_runner(job).fused_attention is fused
+        config = RunnerConfig(f"test_vit[{option}]", 1, 160, "cpu", "float32", "inference")
+        assert make_runner(config).fused_attention is fused
     assert (use_fused_attn(), use_fused_attn(experimental=True)) == before
     assert build(parse_spec("test_vit[grad_checkpointing]"), 160).grad_checkpointing
     with pytest.raises(ValueError, match="nothing that folds"):
@@ -298,7 +298,7 @@ def test_folding_keeps_what_a_network_computes():
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_training_step_trains(precision):
-    runner = make_runner(NetworkJob("test_vit", 2, 96, "cpu", precision, "training"))
+    runner = make_runner(RunnerConfig("test_vit", 2, 96, "cpu", precision, "training"))
     before = [p.detach().clone() for p in runner.model.parameters()]
     assert runner.images.std() > 0.5  # random, never zeros
     runner.keep_gradients = True
@@ -309,20 +309,20 @@ def test_training_step_trains(precision):
     steps = 4 * len(before)  # AdamW counts its steps for each parameter
     assert runner.state_bytes() == 3 * weights + steps  # gradients and two moments
     with pytest.raises(ValueError, match="cannot train"):
-        make_runner(NetworkJob("repvgg_a0[fuse]", 2, 96, "cpu", precision, "training"))
+        make_runner(RunnerConfig("repvgg_a0[fuse]", 2, 96, "cpu", precision, "training"))
 
 
 @pytest.mark.skipif(not memory._STATUS.exists(), reason="needs /proc")
 def test_memory_of_a_process_of_its_own():
     small, large = (
-        memory.measure_in_child(NetworkJob("test_convnext", batch, 160, "cpu", "float32", "inference"))
+        memory.measure_in_child(RunnerConfig("test_convnext", batch, 160, "cpu", "float32", "inference"))
         for batch in (1, 64)
     )
     images = 63 * 3 * 160 * 160 * 4
     assert large.excess - small.excess > images / 2  # activations grow with the batch
     assert small.peak > small.excess >= 0
     with pytest.raises(RuntimeError, match="nonet"):
-        memory.measure_in_child(NetworkJob("nonet", 1, 160, "cpu", "float32", "inference"))
+        memory.measure_in_child(RunnerConfig("nonet", 1, 160, "cpu", "float32", "inference"))
 
 
 def test_memory_on_a_gpu_comes_from_its_allocator(monkeypatch):
@@ -354,7 +354,7 @@ def test_fitted_exponent_and_its_error():
 
 def test_scaling_command(tmp_path, monkeypatch, capsys):
     shorten_turns(monkeypatch)
-    monkeypatch.setattr(scaling, "peak_memory", lambda job: Memory(10**9, job.img_size**2 * 100))
+    monkeypatch.setattr(scaling, "peak_memory", lambda config: Memory(10**9, config.img_size**2 * 100))
     path = tmp_path / "scaling.json"
     command = f"scaling --models test_convnext test_vit --sizes 64 96 128 --rounds 2 --json {path}"
     assert main(command.split()) == 0

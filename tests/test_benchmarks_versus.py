@@ -11,7 +11,7 @@ from conftest import NARROW
 
 from benchmarks import versus
 from benchmarks.__main__ import main
-from benchmarks.measure.config import NetworkJob
+from benchmarks.measure.config import RunnerConfig
 
 ARGUMENTS = ",".join(f"{name}={value}".replace(" ", "") for name, value in (NARROW | dict(depths=(1, 1, 1, 1))).items())
 
@@ -52,7 +52,7 @@ def test_what_another_package_computes_otherwise_is_told(other, tmp_path):
 
 def test_a_package_that_fails_is_named_with_its_error(other):
     change(other, "raise RuntimeError('no such thing')\n")
-    config = versus.worker_config(NetworkJob("hifuse_tiny", 1, 224, "cpu", "float32", "inference"))
+    config = versus.worker_config(RunnerConfig("hifuse_tiny", 1, 224, "cpu", "float32", "inference"))
     with pytest.raises(RuntimeError, match=f"{other}: RuntimeError: no such thing"):
         with versus.start_worker(other, config):
             pass

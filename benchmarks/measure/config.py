@@ -37,7 +37,7 @@ def parse_device(name: str | None) -> torch.device:
 
 
 @dataclass(frozen=True)
-class NetworkJob:
+class RunnerConfig:
     """What to run.
 
     Attributes:
@@ -87,11 +87,11 @@ class NetworkJob:
         )
 
 
-def make_runner(job: NetworkJob) -> NetworkRunner:
-    """Build a network and place it as a job says.
+def make_runner(config: RunnerConfig) -> NetworkRunner:
+    """Build a network and place it as its config says.
 
     Raises:
         RuntimeError: If the library that has the network is not installed.
         ValueError: If the network lacks what the spec asks for, or mode and form do not go together.
     """
-    return NetworkRunner(build(job.parse(), job.img_size), **job.runner_arguments())
+    return NetworkRunner(build(config.parse(), config.img_size), **config.runner_arguments())

@@ -35,7 +35,7 @@ def _driver() -> str | None:
 
 
 def _command() -> str:
-    """The command line, behind the environment variables that change its figures."""
+    """The command line, behind the environment variables that change what it measures."""
     variables = [
         f"{name}={shlex.quote(os.environ[name])}" for name in sorted(os.environ) if name.startswith(_VARIABLES)
     ]

@@ -1,7 +1,7 @@
 """Peak memory of one network.
 
-On the CPU it runs in a process of its own, `python -m benchmarks.measure.memory JOB` with JOB in JSON: a process that
-ran other networks before would show their peaks, and what the allocator kept of them.
+On the CPU it runs in a process of its own, `python -m benchmarks.measure.memory CONFIG` with CONFIG in JSON: a process
+that ran other networks before would show their peaks, and what the allocator kept of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from .config import NetworkJob, make_runner
+from .config import RunnerConfig, make_runner
 from .runner import NetworkRunner
 
 _STATUS = Path("/proc/self/status")
@@ -45,7 +45,7 @@ def last_line(text: str, status: int) -> str:
     return (text.strip().splitlines() or [f"exit status {status}"])[-1]
 
 
-def measure_in_child(job: NetworkJob) -> Memory | None:
+def measure_in_child(config: RunnerConfig) -> Memory | None:
     """Peak memory of a network on the CPU, which runs in a process of its own.
 
     Returns:
@@ -56,7 +56,7 @@ def measure_in_child(job: NetworkJob) -> Memory | None:
     """
     if not _STATUS.exists():
         return None
-    command = [sys.executable, "-m", "benchmarks.measure.memory", json.dumps(asdict(job))]
+    command = [sys.executable, "-m", "benchmarks.measure.memory", json.dumps(asdict(config))]
     process = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     if process.returncode:
         raise RuntimeError(f"memory: {last_line(process.stderr, process.returncode)}")
@@ -77,8 +77,8 @@ def measure_on_cuda(runner: NetworkRunner) -> Memory:
     return Memory(runner.weight_bytes() + runner.state_bytes() + excess, excess)
 
 
-def _measure_here(job: NetworkJob) -> Memory:
-    runner = make_runner(job)
+def _measure_here(config: RunnerConfig) -> Memory:
+    runner = make_runner(config)
     runner.keep_gradients = True
     gc.collect()
     built = _resident("VmRSS")  # with the weights
@@ -89,10 +89,12 @@ def _measure_here(job: NetworkJob) -> Memory:
     return Memory(peak, peak - built - runner.state_bytes())
 
 
-def peak_memory(job: NetworkJob) -> Memory | None:
+def peak_memory(config: RunnerConfig) -> Memory | None:
     """Peak memory of a network, on the CPU in a process of its own; None where the system does not tell."""
-    return measure_on_cuda(make_runner(job)) if torch.device(job.device).type == "cuda" else measure_in_child(job)
+    if torch.device(config.device).type == "cpu":
+        return measure_in_child(config)
+    return measure_on_cuda(make_runner(config))
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(_measure_here(NetworkJob(**json.loads(sys.argv[1]))))))
+    print(json.dumps(asdict(_measure_here(RunnerConfig(**json.loads(sys.argv[1]))))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-from .config import NetworkJob, parse_device
+from .config import RunnerConfig, parse_device
 from .timing import Samples, Spread, ratios
 
 
@@ -63,7 +63,7 @@ class Settings:
             ValueError: If something cannot be measured here, or not at all.
         """
         for model in self.models:
-            self.job(model, 1).parse()
+            self.runner_config(model, 1).parse()
         if len(set(self.models)) < len(self.models):
             raise ValueError(f"models: {' '.join(self.models)} names a network twice")
         if self.baseline not in self.models:
@@ -79,9 +79,9 @@ class Settings:
             if value < 1:
                 raise ValueError(f"{name}: {value} is too few, expected at least 1")
 
-    def job(self, model: str, batch_size: int) -> NetworkJob:
+    def runner_config(self, model: str, batch_size: int) -> RunnerConfig:
         """One network with these settings."""
-        return NetworkJob(
+        return RunnerConfig(
             model,
             batch_size,
             self.image_size,

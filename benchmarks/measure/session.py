@@ -12,7 +12,7 @@ from tqdm import tqdm
 from hifuse_timm.errors import first_line
 
 from ..networks.specs import parse_spec
-from .config import PRECISIONS, NetworkJob, make_runner
+from .config import PRECISIONS, RunnerConfig, make_runner
 from .counting import count_form
 from .memory import Memory, peak_memory
 from .result import Limits, Result, Row
@@ -114,11 +114,11 @@ class Turns:
         self.running.clear()
         release_memory()
 
-    def measure_memory(self, row, measure: Callable[[NetworkJob], Memory | None], job: NetworkJob) -> None:
+    def measure_memory(self, row, measure: Callable[[RunnerConfig], Memory | None], config: RunnerConfig) -> None:
         """Fill in the memory of a row, where the system tells it."""
         if row.error is None and row.peak_memory is None:
             with self.measurement(row, "memory"):
-                memory = measure(job)
+                memory = measure(config)
                 if memory is not None:
                     row.peak_memory, row.excess_memory = memory.peak, memory.excess
 
@@ -135,10 +135,10 @@ class Session:
         result: Result,
         save: Callable[[], None],
         progress: tqdm,
-        make_runner: Callable[[NetworkJob], NetworkRunner] = make_runner,
+        make_runner: Callable[[RunnerConfig], NetworkRunner] = make_runner,
         clock: Clock = read_clock,
         make_probes: Callable[[torch.device, torch.dtype], tuple[Probe, Probe]] = device_probes,
-        measure_memory: Callable[[NetworkJob], Memory | None] = peak_memory,
+        measure_memory: Callable[[RunnerConfig], Memory | None] = peak_memory,
     ):
         """
         Args:
@@ -189,7 +189,7 @@ class Session:
             self._measure_rounds(rows, limits, finished)
             self.turns.end()
         for row in rows:
-            self.turns.measure_memory(row, self.measure_memory, settings.job(row.model, row.batch_size))
+            self.turns.measure_memory(row, self.measure_memory, settings.runner_config(row.model, row.batch_size))
 
     def _measure_rounds(self, rows: list[Row], limits: Limits, finished: int) -> None:
         """Build the networks of a batch size, warm them up, and call them in turns from some round on."""
@@ -210,14 +210,17 @@ class Session:
 
     def _prepare(self, row: Row) -> NetworkRunner:
         """Count the network of a row, and build it at its batch size."""
-        settings = self.settings
+
+        def make(size: int) -> NetworkRunner:
+            return self.make_runner(self.settings.runner_config(row.model, size))
+
         if row.macs is None:  # the same in all its forms
-            row.macs = count_form(parse_spec(row.model).form, settings.image_size).conv_linear
+            row.macs = count_form(parse_spec(row.model).form, self.settings.image_size).conv_linear
         if row.group == "max" and row.batch_size is None:
-            runner = find_largest_batch(lambda size: self.make_runner(settings.job(row.model, size)), LARGEST_BATCH)
+            runner = find_largest_batch(make, LARGEST_BATCH)
             row.batch_size = runner.amount
         else:
             row.batch_size = row.batch_size or row.group
-            runner = self.make_runner(settings.job(row.model, row.batch_size))
+            runner = make(row.batch_size)
         row.fused_attention = runner.fused_attention
         return runner

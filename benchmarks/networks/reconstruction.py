@@ -2,7 +2,7 @@
 
 The published counts go back to a revision whose blocks held layers that never ran. What is added here to
 `hifuse_timm.HiFuse` reproduces all six published numbers to the last digit printed. It is a reconstruction: no source
-states it, and most of its pieces stand in the authors' public revision of June 2022. Layers that never ran are built
+states it, and most of it stands in the authors' public revision of June 2022. Layers that never ran are built
 and not called; where the others stood decides nothing in a count.
 """
 
