@@ -110,14 +110,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write the result to this file")
     parser.add_argument("--markdown", metavar="FILE", help="write the table to this file")
     speed = parser.add_argument_group("counts and throughput")
-    speed.add_argument(
-        "--batch-size",
-        nargs="+",
-        type=int,
-        dest="batch_sizes",
-        metavar="N",
-        help="images a call, one or several (default: 1 8, on a GPU 1 128)",
-    )
+    throughput.add_batch_sizes(speed)
     speed.add_argument("--image-size", type=int, default=224, metavar="PIXELS", help="pixels a side (default: 224)")
     speed.add_argument(
         "--rounds", type=int, default=5, metavar="N", help="turns of each network; 0 for counts alone (default: 5)"

@@ -193,7 +193,7 @@ def run(args: Namespace) -> int:
         parse_spec(model)
     prepare_device(device)
     here = conditions(device)
-    points = [Point(model, size) for size in args.sizes for model in args.models]
+    points = [Point(model, size) for size in dict.fromkeys(args.sizes) for model in dict.fromkeys(args.models)]
 
     def save() -> None:
         if args.json:

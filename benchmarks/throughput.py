@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -80,6 +81,7 @@ def format_result(result: Result, markdown: bool = False) -> str:
 def add_arguments(parser: ArgumentParser) -> None:
     """Define the options of `python -m benchmarks throughput`."""
     add_settings(parser, MODELS)
+    add_batch_sizes(parser, _number_or_max, "; max for the largest that fits")
     parser.add_argument(
         "--baseline", metavar="SPEC", help="which of them ratios are to (default: convnext_base, else the first)"
     )
@@ -105,14 +107,6 @@ def add_settings(parser: ArgumentParser, models: list[str]) -> None:
         f"default: {' '.join(models)})",
     )
     parser.add_argument("--device", help="device, as torch names it (default: cuda if there is a GPU, else cpu)")
-    parser.add_argument(
-        "--batch-size",
-        nargs="+",
-        type=_batch_size,
-        dest="batch_sizes",
-        metavar="N",
-        help="images a call, one or several; max for the largest that fits (default: 1 8, on a GPU 1 128)",
-    )
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="pixels a side (default: 224)")
     parser.add_argument("--precision", choices=PRECISIONS, help="(default: float32)")
     parser.add_argument(
@@ -123,8 +117,20 @@ def add_settings(parser: ArgumentParser, models: list[str]) -> None:
     parser.add_argument("--rounds", type=int, metavar="N", help="turns of each network (default: 5)")
 
 
-def _batch_size(text: str) -> int | str:
-    if text == "max" or (text.isdecimal() and int(text) > 0):
+def add_batch_sizes(parser: ArgumentParser, type: Callable = int, further: str = "") -> None:
+    """Define the option for batch sizes, with what further stands in its help."""
+    parser.add_argument(
+        "--batch-size",
+        nargs="+",
+        type=type,
+        dest="batch_sizes",
+        metavar="N",
+        help=f"images a call, one or several{further} (default: 1 8, on a GPU 1 128)",
+    )
+
+
+def _number_or_max(text: str) -> int | str:
+    if text == "max" or text.isdecimal():
         return text if text == "max" else int(text)
     raise ArgumentTypeError(f"{text!r} is no batch size, expected a number from 1 up or max")
 

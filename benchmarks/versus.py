@@ -28,7 +28,7 @@ from .measure.session import Turns, with_progress
 from .measure.timing import Spread, ratios
 from .networks.table4 import timm_arguments
 from .tables import format_spread, format_table
-from .throughput import add_settings, describe, given_settings
+from .throughput import add_batch_sizes, add_settings, describe, given_settings
 
 MODELS = ["hifuse_tiny", "hifuse_tiny[fuse]"]
 ROOT = Path(__file__).parents[1]
@@ -168,6 +168,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Define the options of `python -m benchmarks versus`."""
     parser.add_argument("checkout", metavar="DIR", help="another checkout of this repository, as git worktree adds one")
     add_settings(parser, MODELS)
+    add_batch_sizes(parser)
     parser.add_argument("--json", metavar="FILE", help="keep each measurement in this file as soon as it is there")
 
 
@@ -181,8 +182,6 @@ def run(args: Namespace) -> int:
     if not (checkout / "hifuse_timm" / "__init__.py").is_file():
         raise ValueError(f"DIR: {args.checkout} has no hifuse_timm, expected a checkout of this repository")
     settings = Settings.of(**dict(models=MODELS) | given_settings(args))
-    if "max" in settings.batch_sizes:
-        raise ValueError("batch-size: max is not for versus, expected numbers from 1 up")
     rows = [Row(model, batch_size) for batch_size in settings.batch_sizes for model in settings.models]
     configs = [worker_config(settings.runner_config(row.model, row.batch_size)) for row in rows]
     here = conditions(torch.device(settings.device))

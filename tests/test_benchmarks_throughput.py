@@ -261,6 +261,7 @@ def test_ctrl_c_ends_with_what_there_is(tmp_path, monkeypatch, capsys):
         ("--models test_vit --device tpu", "device: 'tpu' is not known"),
         ("--models test_vit --device cuda:99", "device: 'cuda:99' is not there"),
         ("--models test_vit --rounds 0", "rounds: 0 is too few"),
+        ("--models test_vit --batch-size 0", "batch-size: 0 is too few"),
         ("--models test_vit --json nowhere/result.json", "nowhere, to write result.json in, does not exist"),
     ],
 )

@@ -71,7 +71,7 @@ def test_workers_import_no_hifuse_timm_before_that_of_their_checkout():
         (". --models hifuse_tiny[fuse] --mode training", "hifuse_tiny[fuse] is folded for inference"),
         (". --models test_convnext[conv_mlp]", "test_convnext[conv_mlp] is not for versus"),
         (". --models hifuse_tiny_reconstruction", "hifuse_tiny_reconstruction is not for versus"),
-        (". --batch-size max", "batch-size: max is"),
+        (". --batch-size 0", "batch-size: 0 is too few"),
     ],
 )
 def test_what_cannot_be_compared_is_said_before_any_work(options, message, monkeypatch):

@@ -75,7 +75,8 @@ class Settings:
             raise ValueError(
                 "batch-size: max is for GPUs, expected numbers: where a CPU's memory runs out the process ends"
             )
-        for name, value in (("image-size", self.image_size), ("rounds", self.rounds)):
+        sizes = [("batch-size", size) for size in self.batch_sizes if size != "max"]
+        for name, value in (("image-size", self.image_size), ("rounds", self.rounds), *sizes):
             if value < 1:
                 raise ValueError(f"{name}: {value} is too few, expected at least 1")
 
