@@ -35,7 +35,7 @@ _logger = logging.getLogger(__name__)
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# What these say is where weights come from, or what becomes of a network, not what it is.
+# What timm takes for itself, or train.py says elsewhere; none of it describes a network.
 _NOT_OF_NETWORKS = {
     *inspect.signature(timm.create_model).parameters,
     *inspect.signature(build_model_with_cfg).parameters,

@@ -5,6 +5,7 @@ import json
 import threading
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,7 +41,10 @@ def data(tmp_path):
 
 @pytest.fixture
 def save(tmp_path):
-    """Saves a network as train.py does, with its arguments, none of its weights as they are at the start."""
+    """Saves a network as train.py does, with its arguments, none of its weights as they are at the start.
+
+    `save.model` is the network.
+    """
 
     def save(name: str, num_classes: int = 2, **args):
         unset = dict.fromkeys(("num_classes", "in_chans", "input_size", "img_size", "gp", "mean", "std", "crop_pct"))
@@ -54,6 +58,7 @@ def save(tmp_path):
             torch.nn.init.normal_(parameter, std=0.1)
         path = tmp_path / f"{name}.pth.tar"
         torch.save(dict(state_dict=model.state_dict(), args=argparse.Namespace(**args)), path)
+        save.model = model.eval()
         return path
 
     return save
@@ -87,8 +92,8 @@ def explain(data, *options) -> int:
 
 
 @torch.inference_mode()
-def assert_same(loaded):
-    """All of these networks have the same classes, take the same inputs and give the same logits, to the bit."""
+def assert_same(loaded, model):
+    """All of these networks have the same classes, take the same inputs and give the logits of `model`, to the bit."""
     (first, first_inputs), *others = loaded
     first_inputs = torch.cat([x for x in first_inputs if len(x) == 1][-2:])
     assert others and first.class_names == tuple(LABELS)
@@ -98,10 +103,14 @@ def assert_same(loaded):
         assert torch.equal(inputs, first_inputs)
         assert torch.equal(trained.model(inputs), first.model(first_inputs))
     assert not torch.equal(first_inputs[0], first_inputs[1])
+    assert torch.equal(first.model(first_inputs), model(first_inputs))
 
 
 NETWORKS = {
-    "grey, timm's default mean": ("convnext_atto", dict(in_chans=1, img_size=64, model_kwargs=CONVNEXT)),
+    "grey, timm's default mean": (
+        "convnext_tiny.fb_in22k_ft_in1k_384",
+        dict(in_chans=1, img_size=64, model_kwargs=CONVNEXT),
+    ),
     "grey, by input_size": ("test_resnet", dict(input_size=[1, 48, 64])),
     "model kwargs": ("hifuse_tiny", dict(model_kwargs=HIFUSE, gp="max", img_size=64, mean=[0.3], std=[0.2, 0.3, 0.4])),
     "colour": ("test_convnext", dict(interpolation="lanczos", crop_pct=0.7)),
@@ -115,7 +124,7 @@ def test_evaluate_and_explain_give_one_network_the_same_inputs_and_logits(kind, 
     options = ["--model", name, "--checkpoint", save(name, **args)]
     assert evaluate(data, *options) == explain(data, *options) == 0
     assert len(seen) == 2
-    assert_same(seen)
+    assert_same(seen, save.model)
 
 
 def test_grey_images_are_normalised_as_in_training_with_the_mean_of_the_channels(data, save, seen):
@@ -123,7 +132,7 @@ def test_grey_images_are_normalised_as_in_training_with_the_mean_of_the_channels
     name, args = NETWORKS["grey, timm's default mean"]
     assert explain(data, "--model", name, "--checkpoint", save(name, **args)) == 0
     cfg = timm.get_pretrained_cfg(name)
-    assert cfg.mean == (0.485, 0.456, 0.406)
+    assert cfg.mean == (0.485, 0.456, 0.406) and cfg.crop_mode == "squash"
     loader = create_loader(
         ImageDataset(data / "test", input_img_mode="L"),
         input_size=(1, 64, 64),
@@ -151,7 +160,7 @@ def test_what_is_published_of_a_checkpoint_is_the_same_network(args, data, save,
     assert evaluate(data, "--model", f"local-dir:{out}", "--pretrained") == 0
     assert explain(data, "--model", f"local-dir:{out}") == 0
     assert len(seen) == 4
-    assert_same(seen)
+    assert_same(seen, save.model)
     # as the card says to load it
     model = timm.create_model(f"local-dir:{out}", pretrained=True)
     transform = create_transform(**timm.data.resolve_model_data_config(model))
@@ -169,7 +178,7 @@ def test_checkpoint_of_a_local_directory_is_its_network_with_the_weights_of_the_
     options = ["--model", f"local-dir:{tmp_path / 'saved'}", "--checkpoint", save("hifuse_tiny", model_kwargs=HIFUSE)]
     assert evaluate(data, *options) == explain(data, *options) == 0
     assert seen[0][0].data_config["mean"] == (0.1, 0.2, 0.3)
-    assert_same(seen)
+    assert_same(seen, save.model)
 
 
 def test_one_file_gives_one_error(data, save, capsys):
@@ -185,6 +194,16 @@ def test_one_file_gives_one_error(data, save, capsys):
             assert command(data, "--checkpoint", save("test_resnet"), *options) == 1
             errors.append(capsys.readouterr().err)
         assert errors[0] == errors[1] and words in errors[0]
+
+
+def test_size_of_pretrained_weights_is_that_of_their_test_and_of_trained_ones_that_of_the_training(save, monkeypatch):
+    cfg = timm.get_pretrained_cfg("test_mambaout")
+    assert cfg.input_size[1:] == (160, 160) and cfg.test_input_size[1:] == (192, 192)
+    checkpoint = save("test_mambaout")
+    assert load_trained("test_mambaout", checkpoint).data_config["input_size"] == (3, 160, 160)
+    create_model = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda pretrained, **kwargs: create_model(**kwargs))
+    assert load_trained("test_mambaout").data_config["input_size"] == (3, 192, 192)
 
 
 def test_device_is_the_machines_accelerator_or_the_one_named(monkeypatch):
@@ -262,6 +281,21 @@ def test_checkpoint_reaches_nothing_but_what_a_network_is(
         assert f"model_kwargs that do not describe a network {name}: " in error
         assert all(repr(key) in error for key in attack)
     assert asked == [] and list((tmp_path / "here").iterdir()) == []
+
+
+def test_what_timm_takes_for_itself_is_not_of_a_network_whatever_its_class_takes(data, save, capsys, monkeypatch):
+    class Stranger(timm.models.model_entrypoint("test_resnet")().__class__):
+        def __init__(self, checkpoint_path="", pretrained_strict=True, **kwargs):
+            super().__init__(**kwargs)
+
+    monkeypatch.setattr("timm.models.resnet.Stranger", Stranger, raising=False)
+    for attack in (dict(checkpoint_path="x.pth"), dict(pretrained_strict=False)):
+        checkpoint = save("test_resnet")
+        content = torch.load(checkpoint, weights_only=False)
+        content["args"].model_kwargs = attack
+        torch.save(content, checkpoint)
+        assert evaluate(data, "--model", "test_resnet", "--checkpoint", checkpoint) == 1
+        assert "model_kwargs that do not describe a network test_resnet: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -357,13 +391,15 @@ def test_weights_of_a_class_map_in_another_order_are_not_published(save, tmp_pat
         ("map.txt", b"CT_COVID\nCT_NonCOVID\nother", "has 2 classes, class map"),
         ("map.pkl", b"\x80\x04}.", "must be a text file with the name of a class on each line"),
         ("//host/share/map.txt", None, "was given the class map //host/share/map.txt, which says the order"),
+        ("/{tmp_path}/map.txt", b"CT_COVID\nCT_NonCOVID", "which says the order of the classes and is not there"),
         (r"\\host\share\map.txt", None, "which says the order of the classes and is not there"),
     ],
 )
 def test_class_map_is_a_text_of_this_machine(name, content, words, data, save, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    name = name.replace("{tmp_path}", str(tmp_path))
     if content is not None:
-        (tmp_path / name).write_bytes(content)
+        Path(name).write_bytes(content)
     checkpoint = save("test_convnext", class_map=name)
     assert evaluate(data, "--model", "test_convnext", "--checkpoint", checkpoint) == 1
     assert words in capsys.readouterr().err
