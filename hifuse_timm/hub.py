@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import timm
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import constants, get_hf_file_metadata, get_token, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -24,7 +24,7 @@ from .convert import Architecture, convert_state_dict
 from .errors import first_line
 from .files import sha256
 
-__all__ = ["NAMESPACE", "README_URL", "check_tag", "download", "resolve_weights"]
+__all__ = ["NAMESPACE", "README_URL", "check_tag", "download", "hide_secrets", "redact", "resolve_weights"]
 
 _logger = logging.getLogger(__name__)
 
@@ -146,22 +146,52 @@ def download(hub_id: str, filename: str | None = None, cache_dir: str | Path | N
         except EntryNotFoundError as e:
             first_error = first_error or e
         except Exception as e:  # the client's HTTP library, and so its errors, differ from version to version
-            raise _explain(e, repo_id, revision) from e
+            raise _explain(e, repo_id, revision) from hide_secrets(e)
         else:
             _verify(Path(path), repo_id, filename)
             return Path(path)
-    raise _explain(first_error, repo_id, revision) from first_error
+    raise _explain(first_error, repo_id, revision) from hide_secrets(first_error)
+
+
+def redact(text: str) -> str:
+    """A text without what must stay secret: names and passwords in addresses, signatures behind them, the token."""
+    text = re.sub(r"(?<=://)[^/\s'\"]*@", "", text)
+    text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]*", r"\1", text)
+    text = re.sub(r"Bearer [^'\"]*", "Bearer ***", text)
+    token = get_token()
+    return text.replace(token, "***") if token else text
+
+
+def _redact_record(record: logging.LogRecord) -> bool:
+    record.msg, record.args = redact(record.getMessage()), None
+    return True
+
+
+for _handler in logging.getLogger("huggingface_hub").handlers:  # the client logs addresses as HF_ENDPOINT has them
+    _handler.addFilter(_redact_record)
+
+
+def hide_secrets(error: Exception) -> Exception | None:
+    """The error as the cause of another; none where a traceback would show a secret."""
+    cause = error
+    while cause is not None:
+        if redact(str(cause)) != str(cause):
+            return None
+        cause = cause.__cause__ or cause.__context__
+    return error
 
 
 def _explain(error: Exception, repo_id: str, revision: str) -> Exception:
     """The error to show for one of the Hub's client: what was asked for, and what to do."""
     response = error.response if isinstance(error, HfHubHTTPError) else None
     status = None if response is None else response.status_code
+    endpoint, reason = redact(constants.ENDPOINT), redact(first_line(error))
+    cause = redact(first_line(error.__cause__ or error))
     if isinstance(error, HFValidationError):
-        return ValueError(f"{repo_id!r} is no repository id of the Hub ({error}); see HIFUSE_TIMM_NAMESPACE")
+        return ValueError(f"{repo_id!r} is no repository id of the Hub ({reason}); see HIFUSE_TIMM_NAMESPACE")
     if isinstance(error, GatedRepoError):
         return PermissionError(
-            f"weights at {repo_id} are gated: accept their terms at {constants.ENDPOINT}/{repo_id}, then give a token "
+            f"weights at {repo_id} are gated: accept their terms at {endpoint}/{repo_id}, then give a token "
             "(hf auth login, or HF_TOKEN)"
         )
     if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, OfflineModeIsEnabled):
@@ -170,14 +200,14 @@ def _explain(error: Exception, repo_id: str, revision: str) -> Exception:
         )
     if isinstance(error, LocalEntryNotFoundError):
         return ConnectionError(
-            f"weights of {repo_id} are not in the cache, and the Hub at {constants.ENDPOINT} cannot be reached "
-            f"({first_line(error.__cause__ or error)}): check the network, HF_ENDPOINT and the proxy, then try again"
+            f"weights of {repo_id} are not in the cache, and the Hub at {endpoint} cannot be reached "
+            f"({cause}): check the network, HF_ENDPOINT and the proxy, then try again"
         )
     if isinstance(error, RevisionNotFoundError):
-        return FileNotFoundError(f"{repo_id} has no revision {revision!r}: see {constants.ENDPOINT}/{repo_id}")
+        return FileNotFoundError(f"{repo_id} has no revision {revision!r}: see {endpoint}/{repo_id}")
     if isinstance(error, (RepositoryNotFoundError, EntryNotFoundError)):
         return FileNotFoundError(
-            f"no weights are published at {repo_id} on the Hub ({constants.ENDPOINT}), or they are private and no "
+            f"no weights are published at {repo_id} on the Hub ({endpoint}), or they are private and no "
             "token that may read them was given (hf auth login, or HF_TOKEN). What works:\n"
             "  pretrained=False for random weights\n"
             f"  HIFUSE_TIMM_NAMESPACE=NAME in the environment for weights in another namespace than {NAMESPACE}\n"
@@ -189,7 +219,7 @@ def _explain(error: Exception, repo_id: str, revision: str) -> Exception:
             f"the Hub refused access to {repo_id} (HTTP {status}): check that the token (hf auth whoami, or HF_TOKEN) "
             "is valid and may read it"
         )
-    return OSError(f"download of the weights of {repo_id} failed: {first_line(error)}; nothing was kept, try again")
+    return OSError(f"download of the weights of {repo_id} failed: {reason}; nothing was kept, try again")
 
 
 def _verify(path: Path, repo_id: str, filename: str) -> None:
@@ -200,10 +230,10 @@ def _verify(path: Path, repo_id: str, filename: str) -> None:
         commit = path.parents[len(Path(filename).parts) - 1].name
         try:
             etag = get_hf_file_metadata(hf_hub_url(repo_id, filename, revision=commit)).etag
-        except Exception:  # no network: the file stays unverified
-            return
-    if not re.fullmatch("[0-9a-f]{64}", etag or ""):
-        return  # not of large file storage, whose ETag alone is a SHA-256
+        except Exception as e:  # no network
+            return _warn_unverified(repo_id, filename, redact(first_line(e)))
+    if not re.fullmatch("[0-9a-f]{64}", etag or ""):  # not of large file storage, whose ETag alone is a SHA-256
+        return _warn_unverified(repo_id, filename, "the Hub gives no SHA-256 of it")
     found = sha256(path)
     if found != etag:
         while path.is_symlink():
@@ -215,3 +245,7 @@ def _verify(path: Path, repo_id: str, filename: str) -> None:
             f"{filename} of {repo_id} has the SHA-256 {found}, the Hub says {etag}: the file was damaged on its way or "
             "in the cache, and has been removed; try again to download it anew"
         )
+
+
+def _warn_unverified(repo_id: str, filename: str, reason: str) -> None:
+    _logger.warning(f"{filename} of {repo_id} was not compared with the Hub's checksum: {reason}")

@@ -13,7 +13,7 @@ from .checkpoint import check_finite, save_weights
 from .datasets import DATASETS
 from .errors import first_line, shorten
 from .files import replacing_folder, sha256
-from .hub import NAMESPACE
+from .hub import NAMESPACE, hide_secrets, redact
 from .loading import Trained, load_trained
 from .model_card import make_card
 
@@ -103,8 +103,9 @@ def publish(
             )
         except Exception as e:  # the client's HTTP library, and so its errors, differ from version to version
             raise OSError(
-                f"upload to {repo_id} failed: {first_line(e)}; check that the token may write there, then try again"
-            ) from e
+                f"upload to {repo_id} failed: {redact(first_line(e))}; check that the token may write there, then try "
+                "again"
+            ) from hide_secrets(e)
     return str(commit.commit_url)
 
 

@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from timm.models import get_pretrained_cfg
 
 from .checkpoint import check_output, save_weights
-from .hub import download
+from .hub import download, redact
 
 __all__ = ["Origin", "summarize_origins", "warm_start"]
 
@@ -101,8 +101,8 @@ def _load(source: str) -> dict[str, torch.Tensor]:
         path = download(repo_id)
     except FileNotFoundError as e:
         raise FileNotFoundError(
-            f"the weights of {source} are not at {repo_id} on the Hub ({constants.ENDPOINT}): if HF_ENDPOINT names a "
-            "mirror, it may lack them"
+            f"the weights of {source} are not at {repo_id} on the Hub ({redact(constants.ENDPOINT)}): if HF_ENDPOINT "
+            "names a mirror, it may lack them"
         ) from e
     return timm.create_model(source, pretrained=True, pretrained_cfg_overlay=dict(file=str(path))).state_dict()
 

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import timm
@@ -14,7 +16,7 @@ from hub_server import HubServer
 from huggingface_hub import constants
 from safetensors.torch import save, save_file
 
-from hifuse_timm.hub import NAMESPACE
+from hifuse_timm.hub import NAMESPACE, redact
 
 REPO_ID = f"{NAMESPACE}/hifuse_tiny.isic2018"
 
@@ -197,6 +199,39 @@ def test_cache_without_symbolic_links_is_verified_too(hub, source, monkeypatch):
     with hub.failing("corrupt"), pytest.raises(OSError, match="SHA-256"):
         load()
     assert same_outputs(load(), source)
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_checksum_that_cannot_be_compared_is_said(hub, narrow, monkeypatch, caplog, tmp_path, has_links):
+    if has_links:  # a file that the Hub keeps outside of its large file storage
+        filename, reason = "weights.pth", "the Hub gives no SHA-256"
+        torch.save(narrow().state_dict(), tmp_path / filename)
+        hub.add(REPO_ID, {filename: (tmp_path / filename).read_bytes()})
+    else:
+        filename, reason = "model.safetensors", "no network"
+        hub.add(REPO_ID, {filename: save(narrow().state_dict())})
+        monkeypatch.setattr("huggingface_hub.file_download.are_symlinks_supported", lambda cache_dir=None: False)
+        monkeypatch.setattr("hifuse_timm.hub.get_hf_file_metadata", mock.Mock(side_effect=OSError("no network")))
+    assert same_outputs(load(pretrained_cfg_overlay=dict(hf_hub_filename=filename)), narrow())
+    assert f"{filename} of {REPO_ID} was not compared with the Hub's checksum: {reason}" in caplog.text
+
+
+@pytest.mark.parametrize("fault", ["truncate", "corrupt", "gated", "unavailable", "missing", "no network"])
+def test_token_and_password_of_the_endpoint_never_appear(hub, source, monkeypatch, capfd, fault):
+    url = "http://127.0.0.1:9" if fault == "no network" else constants.ENDPOINT
+    set_endpoint(monkeypatch, url.replace("://", "://jane:pa55word@"))
+    monkeypatch.setenv("HF_TOKEN", "hf_t0ken")
+    repo_id = "clinic/missing" if fault == "missing" else REPO_ID
+    with hub.failing(fault), pytest.raises(OSError) as info:
+        load(pretrained_cfg_overlay=dict(hf_hub_id=repo_id))
+    shown = "".join(traceback.format_exception(info.value)) + capfd.readouterr().err
+    assert repo_id in shown and "pa55word" not in shown and "jane" not in shown and "hf_t0ken" not in shown
+
+
+def test_secrets_are_taken_out_of_any_text(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_t0ken")
+    assert redact("https://jane:p@ss@hub.org/a?Signature=abc&x=1 refused") == "https://hub.org/a refused"
+    assert redact("Illegal header value b'Bearer hf_other' of hf_t0ken") == "Illegal header value b'Bearer ***' of ***"
 
 
 def test_unpublished_weights_say_so_and_what_works(hub):
