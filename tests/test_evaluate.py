@@ -430,15 +430,35 @@ def test_images_that_cannot_be_read_are_named_and_nothing_is_written(data, check
     for workers in ("0", "1"):
         options = ["--workers", workers, "--batch-size", 2, "--json", tmp_path / "run.json"]
         assert evaluate(tmp_path, checkpoint, *options) == 1
-        assert (
-            capsys.readouterr()
-            .err.strip()
-            .endswith(f"error: test/NV/2.png in {tmp_path} cannot be read as images: replace or remove them")
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        expected = f"error: test/NV/2.png in {tmp_path} cannot be read as images: replace or remove them; "
+        assert error.startswith(
+            f"{expected}{tmp_path / 'test' / 'NV' / '2.png'} is damaged or of a kind that cannot be"
         )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dataset.json", "test"]
     (tmp_path / "test" / "loose.png").write_bytes(good)
     assert evaluate(tmp_path, checkpoint) == 1
     assert "must hold its images in a folder for each class" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "image, words",
+    [
+        (Image.fromarray(np.full((9, 9), 3000, np.uint16)), "has grey values from 3000 to 3000, and train.py cuts off"),
+        (Image.new("L", (1, 20_000)), "is too narrow: 1 x 20000 pixels"),
+    ],
+)
+def test_images_that_training_saw_otherwise_or_that_fill_the_memory_are_named(
+    image, words, checkpoint, tmp_path, capsys
+):
+    for name in LABELS:
+        (tmp_path / "test" / name).mkdir(parents=True)
+    Image.new("L", (9, 9)).save(tmp_path / "test" / "NV" / "1.png")
+    image.save(tmp_path / "test" / "NV" / "2.png")
+    write_description(tmp_path, LABELS)
+    assert evaluate(tmp_path, checkpoint) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"error: test/NV/2.png in {tmp_path} cannot be read as images: ") and words in error
 
 
 def test_outputs_that_are_no_numbers_are_refused(data, checkpoint, tmp_path, capsys):

@@ -13,13 +13,16 @@ from collections import Counter, defaultdict
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
+from dicoms import write_dicom
 from miniatures import COVID_CLASSES, MINIATURES, encode, write_covid19ct, write_zip
 from PIL import Image
 
 from hifuse_timm.__main__ import main
 from hifuse_timm.datasets import DATASETS
+from hifuse_timm.images import open_image
 from hifuse_timm.prepare import preparation, prepare
 from hifuse_timm.prepare.layouts import COUNTS, OFFICIAL_COUNTS
 from hifuse_timm.prepare.splits import apportion, draw, split_covid19ct, split_isic2018, split_kvasir
@@ -587,6 +590,47 @@ def test_all_findings_come_in_one_report(damaged):
 
 
 # What is let pass with a remark
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zipped", "unpacked"])
+def test_what_train_py_would_see_otherwise_is_written_upright_in_8_bits(zipped, damaged, tmp_path):
+    source = damaged("kvasir")
+    folder = source / "kvasir-dataset" / "polyps"
+    files = sorted(folder.iterdir())[:4]
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(files[0], exif=exif, quality=95)
+    with Image.open(files[0]) as image:
+        expected = [np.rot90(image, -1)]
+    deep = np.linspace(1000, 4000, 2400).reshape(40, 60).astype(np.uint16)
+    with files[1].open("wb") as f:
+        Image.fromarray(deep).save(f, "PNG")
+    expected.append(np.rint((deep - 1000.0) / 3000 * 255))
+    write_dicom(files[2], deep, WindowCenter=2500, WindowWidth=1000)
+    expected.append(np.asarray(open_image(files[2])))
+    with files[3].open("wb") as f:
+        Image.fromarray((deep % 256).astype(np.uint16)).save(f, "PNG")
+    kept = files[3].read_bytes()
+    if zipped:
+        members = {str(p.relative_to(source)): p.read_bytes() for p in sorted(source.rglob("*")) if p.is_file()}
+        shutil.rmtree(source / "kvasir-dataset")
+        write_zip(source / "kvasir-dataset.zip", members)
+
+    for out in prepare("kvasir", source, tmp_path / "out", allow_incomplete=True):
+        check_folder(out)
+        found = findings(out)
+        assert [found[kind] for kind in ("turned", "depth", "dicom")] == [[f"polyps/{f.name}"] for f in files[:3]]
+        severities = {f["kind"]: f["severity"] for f in read_dataset(out)["findings"]}
+        assert {severities[kind] for kind in ("turned", "depth", "dicom")} == {"remark"}
+        paths = {path.name: path for path in out.rglob("polyps/*")}
+        for file, values in zip(files, expected, strict=False):
+            written = paths[f"{file.name}.png"]
+            with Image.open(written) as image:
+                assert image.format == "PNG" and image.mode in ("L", "RGB") and not image.getexif()
+                assert np.abs(np.asarray(image, float) - values).max() <= 1
+            open_image(written, "RGB")
+        assert paths[files[3].name].read_bytes() == kept
 
 
 def test_other_suffix_than_listed_is_remarked(damaged):

@@ -22,6 +22,7 @@ from ..datasets import read_description
 from ..errors import require, shorten
 from ..files import save_figure, write_text
 from ..image_folders import ImageFolder, find_images
+from ..images import open_image
 from ..loading import PRECISIONS, Trained, find_device, load_trained
 from ..paper import paper_result
 from ..version import __version__
@@ -280,11 +281,19 @@ class _Images(Dataset):
     def __getitem__(self, index: int):
         path, target = self.samples[index]
         try:
-            with Image.open(path) as image:
-                image = image.convert(self.mode)
-        except Exception:  # decoders raise whatever a damaged file leads them to
+            image = open_image(path, self.mode)
+        except (ValueError, OSError, RuntimeError):
             image, target = Image.new(self.mode, (1, 1)), _UNREADABLE
         return self.transform(image), target
+
+
+def _find_fault(path: Path) -> str:
+    """Why an image cannot be read, as the processes that read images hand on numbers alone."""
+    try:
+        open_image(path)
+    except (ValueError, OSError, RuntimeError) as e:
+        return str(e)
+    return f"{path} could be read in a second attempt"
 
 
 @torch.inference_mode()
@@ -297,7 +306,10 @@ def _predict(network, loader, device, dtype, files, data_dir, progress) -> tuple
             if (batch_targets == _UNREADABLE).any():
                 unreadable = (batch_targets == _UNREADABLE).nonzero().flatten().tolist()
                 bad = [files[sum(map(len, probs)) + i] for i in unreadable]
-                raise ValueError(f"{shorten(bad)} in {data_dir} cannot be read as images: replace or remove them")
+                raise ValueError(
+                    f"{shorten(bad)} in {data_dir} cannot be read as images: replace or remove them; "
+                    f"{_find_fault(data_dir / bad[0])}"
+                )
             with autocast:
                 logits = network(images.to(device, non_blocking=True))
             if not logits.isfinite().all():

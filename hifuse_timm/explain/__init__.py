@@ -3,9 +3,9 @@
 Everything here needs `pip install 'hifuse-timm[explain]'`.
 """
 
+from ..images import open_image as load_image
 from .cam import find_layer, grad_cam
 from .figure import explain
-from .images import load_image
 from .overlay import heat_map
 
 __all__ = ["explain", "find_layer", "grad_cam", "heat_map", "load_image"]

@@ -12,9 +12,9 @@ from PIL import Image
 
 from ..errors import require
 from ..files import save_figure
+from ..images import open_image, to_mode
 from ..loading import Trained, find_device, load_trained
 from .cam import find_branches, find_layer, grad_cam, resolve_layer
-from .images import load_image, to_mode
 from .overlay import preprocess, project, seen_part
 
 __all__ = ["explain"]
@@ -67,8 +67,8 @@ def explain(
     A file that cannot be read as an image is named on stderr and skipped.
 
     Args:
-        images: Image files (`load_image` says which), and folders of them, searched through for all files but hidden
-            ones.
+        images: Image files (`hifuse_timm.images` says which), and folders of them, searched through for all files but
+            hidden ones.
         model: Name of a timm model.
         checkpoint: What timm's train.py saved, or safetensors; by default the model's pretrained weights.
         out: File to write, in a format of matplotlib's by its ending, as .png or .pdf.
@@ -136,7 +136,7 @@ def explain(
     with tqdm(files, unit="image", disable=None) as progress:
         for path in progress:
             try:
-                image = load_image(path)
+                image = open_image(path)
             except (ValueError, OSError) as e:
                 reason = f"{path}: {e.strerror}" if isinstance(e, OSError) and e.strerror else e
                 tqdm.write(f"skipped: {reason}", file=sys.stderr)

@@ -8,9 +8,9 @@ from timm.data.transforms import CenterCropOrPad, TrimBorder
 from torch import nn
 from torchvision.transforms import CenterCrop
 
+from ..images import to_mode
 from ..loading import image_mode
 from .cam import grad_cam
-from .images import to_mode
 
 __all__ = ["heat_map", "preprocess", "project", "seen_part"]
 
@@ -26,7 +26,7 @@ def heat_map(
 
     Args:
         model: Classification network of timm for images of one or three channels.
-        image: The image, of any size, with 8 bits a channel (`load_image` brings others to that).
+        image: The image, of any size, with 8 bits a channel, as `load_image` gives it.
         class_index: Class to explain, by default the predicted one.
         layer: Layer whose map is taken, as for `grad_cam`.
         transform: timm's transform that makes the network's input of the image, by default that of the network's

@@ -16,12 +16,21 @@ from tqdm import tqdm
 
 from ..datasets import DATASETS
 from ..files import replacing_folder
+from ..images import decode_image, fits_8_bits, is_turned, stretch, to_mode, upright
 from ..version import __version__
-from .archives import Finding
+from .archives import Finding, SourceFile
 from .layouts import COUNTS, OFFICIAL_COUNTS, SPLITS, Inventory, Sample, read_layout
 from .splits import split_covid19ct, split_isic2018, split_kvasir
 
 __all__ = ["prepare"]
+
+# Images that are rewritten as PNG, as train.py would not see them as they are meant.
+_REWRITTEN = {
+    "turned": "images that their EXIF data turn, which train.py ignores: written upright, as PNG",
+    "depth": "grey images of more than 8 bits, which train.py cuts off at 255: written as PNG of 8 bits, from their "
+    "darkest value to their brightest",
+    "dicom": "DICOM files, which train.py does not read: written as PNG of 8 bits, by their window",
+}
 
 _SHOWN = 10  # files of a finding in an error; dataset.json has all
 
@@ -40,8 +49,9 @@ def prepare(
     """Prepare a dataset of the paper (Section 4.1) for training and evaluation.
 
     Writes folders `train/CLASS`, `val/CLASS` and `test/CLASS` of the provider's image files, `splits.csv` (file, class,
-    split, group, checksum) and `dataset.json`. Everything is read and checked before anything is written. Images of the
-    same content never come into two splits.
+    split, group, checksum) and `dataset.json`. Images that their EXIF data turn, grey ones of more than 8 bits and
+    DICOM become upright PNG of 8 bits, and `dataset.json` names them; all others stay as they are to the byte.
+    Everything is read and checked before anything is written. Images of the same content never come into two splits.
 
     Args:
         tag: `isic2018`: 7,010 images for train and val, 3,005 for test. `covid19ct`: see `split`. `kvasir`: two folds,
@@ -142,14 +152,24 @@ def _read_tag(folder: Path) -> str | None:
 
 
 def _check_images(inventory: Inventory) -> None:
-    """Decode every image, take its checksums, and leave out those that cannot be decoded."""
+    """Decode every image, take its checksums, and leave out those that cannot be decoded.
+
+    What timm's train.py would see otherwise than its viewer does is rewritten, as PNG.
+    """
+    rewritten = defaultdict(list)
 
     def check(sample: Sample) -> str | None:
         try:
             data = sample.file.read()
+            image = decode_image(io.BytesIO(data))
+            if reasons := _rewriting_reasons(image):
+                for reason in reasons:
+                    rewritten[reason].append(str(sample))
+                sample.file = _rewrite(sample.file)
+                data = sample.file.read()
+                image = Image.open(io.BytesIO(data))
             sample.checksum = hashlib.sha256(data).hexdigest()
-            with Image.open(io.BytesIO(data)) as image:
-                pixels = image.convert("RGB")
+            pixels = image.convert("RGB")
             content = hashlib.sha256(f"{pixels.size}".encode())
             content.update(pixels.tobytes())
             sample.content = content.hexdigest()
@@ -166,7 +186,29 @@ def _check_images(inventory: Inventory) -> None:
             pool.shutdown(cancel_futures=True)  # an interrupt need not wait for all images
             raise
     inventory.report("unreadable-image", "images that cannot be decoded: left out", filter(None, faults))
+    for reason, message in _REWRITTEN.items():
+        inventory.report(reason, message, rewritten[reason], error=False)
     inventory.samples = [sample for sample, fault in zip(samples, faults, strict=True) if fault is None]
+
+
+def _rewriting_reasons(image: Image.Image) -> list[str]:
+    """Why an image cannot stay as it is, of `_REWRITTEN`."""
+    reasons = dict(turned=is_turned(image), depth=not fits_8_bits(image), dicom=image.format is None)
+    return [reason for reason, applies in reasons.items() if applies]
+
+
+def _rewrite(file: SourceFile) -> SourceFile:
+    """The file as PNG of 8 bits, upright."""
+
+    def read() -> bytes:
+        image = upright(decode_image(io.BytesIO(file.read())))
+        image = to_mode(image, "L" if image.mode in ("1", "L") else "RGB") if fits_8_bits(image) else stretch(image)
+        png = io.BytesIO()
+        image.save(png, "PNG", icc_profile=None)  # which may be of the mode that it had
+        return png.getvalue()
+
+    name = file.path.name if file.path.suffix.lower() == ".png" else f"{file.path.name}.png"
+    return SourceFile(file.path.with_name(name), read)
 
 
 def _check_duplicates(inventory: Inventory) -> None:
