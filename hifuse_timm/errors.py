@@ -4,6 +4,8 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
+from .text import printable
+
 __all__ = ["first_line", "require", "shorten"]
 
 
@@ -26,5 +28,5 @@ def first_line(error: BaseException) -> str:
 
 def shorten(names: Iterable, most: int = 12) -> str:
     """Names in a row, and how many more there are behind the first of them."""
-    names = list(map(str, names))
+    names = list(map(printable, names))
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -51,7 +51,7 @@ def replacing_folder(folder: str | Path) -> Iterator[Path]:
 def write_text(path: str | Path, text: str) -> None:
     """Write a text so that its file is whole at any time."""
     with replacing_file(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may not be UTF-8
 
 
 def write_json(path: str | Path, content: dict) -> None:

@@ -6,6 +6,7 @@ from .checkpoint import Checkpoint
 from .datasets import DATASETS
 from .hub import README_URL
 from .loading import Trained
+from .text import escape_markdown, printable
 
 __all__ = ["make_card"]
 
@@ -37,8 +38,8 @@ def make_card(
                 task_type="image-classification",
                 dataset_type=dataset,
                 dataset_name=data.name,
-                dataset_split=evaluation.get("split"),
-                metric_type=metric,
+                dataset_split=printable(evaluation["split"]) if "split" in evaluation else None,
+                metric_type=printable(metric),
                 metric_value=value,
             )
             for metric, value in results.items()
@@ -128,12 +129,13 @@ def _describe_evaluation(results: dict[str, float], evaluation: dict) -> str:
         header.append("paper")
         rows = [[*row, f"{paper[row[0]]:.4f}" if row[0] in paper else ""] for row in rows]
     return (
-        f"{how} of the split {evaluation['split']}, by `python -m hifuse_timm evaluate`. F1, precision, recall and "
-        "AUROC are means over the classes (macro averages); ece is the expected calibration error.\n\n"
+        f"{how} of the split {escape_markdown(evaluation['split'])}, by `python -m hifuse_timm evaluate`. F1, "
+        "precision, recall and AUROC are means over the classes (macro averages); ece is the expected calibration "
+        "error.\n\n"
     ) + _table(*header, rows=rows)
 
 
 def _table(*header: str, rows: list[tuple]) -> str:
     """Rows as a Markdown table, nothing where there are none."""
     lines = [header, ("---",) * len(header), *rows] if rows else []
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(escape_markdown, line)) + " |" for line in lines)

@@ -16,7 +16,14 @@ from safetensors.torch import load_file, save_file
 from hifuse_timm.__main__ import main
 from hifuse_timm.datasets import DATASETS
 
-METRICS = {"accuracy": 0.8299, "f1": 0.7299, "by_class": {"MEL": 0.6}, "split": "test", "final": True}
+METRICS = {
+    "accuracy": 0.8299,
+    "f1": 0.7299,
+    "top|2\n---\n# <b>": 0.9,
+    "by_class": {"MEL": 0.6},
+    "split": "test",
+    "final": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +31,9 @@ def checkpoint(tmp_path_factory, full_width):
     """What train.py saves of a full-width hifuse_tiny: averaged weights too, whose classifier has another bias."""
     path = tmp_path_factory.mktemp("training") / "model_best.pth.tar"
     state_dict = full_width("hifuse_tiny").state_dict()
-    args = argparse.Namespace(epochs=300, lr=1e-4, opt="adamw", data_dir="/home/jane/isic", mixup=0.0, img_size=192)
+    args = argparse.Namespace(
+        epochs=300, lr=1e-4, opt="adamw # [x](y)", data_dir="/home/jane/isic", mixup=0.0, img_size=192
+    )
     averaged = state_dict | {"head.fc.bias": state_dict["head.fc.bias"] + 1}
     torch.save(
         dict(epoch=7, arch="hifuse_tiny", state_dict=state_dict, state_dict_ema=averaged, args=args, version=2), path
@@ -72,7 +81,11 @@ def test_card_says_what_it_is_how_to_load_it_and_how_good_it_is(dry_run):
     card = ModelCard.load(dry_run / "README.md")
     assert card.data.license == "cc-by-nc-4.0"
     assert card.data.library_name == "timm" and card.data.pipeline_tag == "image-classification"
-    assert {r.metric_type: r.metric_value for r in card.data.eval_results} == {"accuracy": 0.8299, "f1": 0.7299}
+    assert {r.metric_type: r.metric_value for r in card.data.eval_results} == {
+        "accuracy": 0.8299,
+        "f1": 0.7299,
+        r"top|2\n---\n# <b>": 0.9,
+    }
     assert {r.dataset_name for r in card.data.eval_results} == {"ISIC 2018"}
     checksum = subprocess.run(["sha256sum", dry_run / "model.safetensors"], capture_output=True, text=True).stdout
     for words in (
@@ -82,7 +95,9 @@ def test_card_says_what_it_is_how_to_load_it_and_how_good_it_is(dry_run):
         DATASETS["isic2018"].citation,
         "| 4 | MEL | melanoma |",
         "| accuracy | 0.8299 |",
+        r"| top\|2\\n---\\n# \<b\> | 0.9 |",
         "| lr | 0.0001 |",
+        r"| opt | adamw # \[x\](y) |",
         "averaged (EMA) weights",
         checksum.split()[0],
     ):

@@ -2,6 +2,7 @@
 
 import torch
 
+from ..text import LITERAL_TEXT, abbreviate
 from .metrics import CALIBRATION_BINS, calibration_bins
 
 __all__ = ["draw_confusion", "draw_reliability", "draw_roc"]
@@ -13,10 +14,12 @@ _STYLE = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "grid.color": "#DDDDDD",
+    **LITERAL_TEXT,
 }
 # Okabe and Ito's colours, told apart by all common forms of colour blindness; line styles tell further classes apart.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
 _LINES = ("-", "--", ":", "-.")
+_MAX_NAME, _MAX_TITLE = 24, 60  # characters
 _MAX_LABELLED = 25  # classes beyond which cells and legend would be too small to read
 
 
@@ -37,10 +40,11 @@ def draw_confusion(confusion: torch.Tensor, classes: list[str], title: str):
         share = (confusion / confusion.sum(1, keepdim=True)).nan_to_num(0).numpy()
         image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
         figure.colorbar(image, ax=ax, label="share of the true class", shrink=0.8)
-        ax.set(title=title, xlabel="predicted class", ylabel="true class")
+        ax.set(title=abbreviate(title, _MAX_TITLE), xlabel="predicted class", ylabel="true class")
         if len(classes) <= _MAX_LABELLED:
-            ax.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor")
-            ax.set_yticks(range(len(classes)), classes)
+            names = [abbreviate(name, _MAX_NAME) for name in classes]
+            ax.set_xticks(range(len(classes)), names, rotation=45, ha="right", rotation_mode="anchor")
+            ax.set_yticks(range(len(classes)), names)
             for i, row in enumerate(confusion.tolist()):
                 for j, count in enumerate(row):
                     text = f"{count:,}\n{share[i, j]:.0%}" if count else "0"
@@ -76,10 +80,10 @@ def draw_roc(probs: torch.Tensor, targets: torch.Tensor, classes: list[str], aur
                 rate.numpy() for rate in binary_roc(probs[:, k], (targets == k).long())[:2]
             )
             style = dict(color=_COLORS[k % len(_COLORS)], linestyle=_LINES[k // len(_COLORS) % len(_LINES)])
-            label = f"{name} {area:.3f}" if len(classes) <= _MAX_LABELLED else None
+            label = f"{abbreviate(name, _MAX_NAME)} {area:.3f}" if len(classes) <= _MAX_LABELLED else None
             ax.plot(false_positive_rate, true_positive_rate, linewidth=1.6, label=label, clip_on=False, **style)
         ax.set(
-            title=title,
+            title=abbreviate(title, _MAX_TITLE),
             xlabel="false positive rate (1 - specificity)",
             ylabel="true positive rate (recall)",
             xlim=(0, 1),
@@ -129,7 +133,10 @@ def draw_reliability(probs: torch.Tensor, targets: torch.Tensor, ece: float, tit
             label="at the bin's mean probability",
         )
         upper.set(
-            title=f"{title}\nexpected calibration error {ece:.3f}", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02)
+            title=f"{abbreviate(title, _MAX_TITLE)}\nexpected calibration error {ece:.3f}",
+            ylabel="accuracy",
+            xlim=(0, 1),
+            ylim=(0, 1.02),
         )
         upper.grid(True)
         upper.legend(loc="upper left", framealpha=0.9, edgecolor="none", fontsize=9)

@@ -1,6 +1,7 @@
 """An evaluation, or an average of several, as tables for the terminal."""
 
 from ..errors import require
+from ..text import abbreviate, printable
 from .metrics import CLASS_METRICS, METRICS
 
 __all__ = ["format_result"]
@@ -39,7 +40,7 @@ def format_result(result: dict) -> str:
         else:
             interval = result["intervals"][name]
             row.append("n/a" if interval is None else " - ".join(map(percent, interval)))
-        if name in paper:
+        if name in paper and result[name] is not None:
             row += [percent(paper[name]), f"{100 * (result[name] - paper[name]):+.2f}"]
         elif paper:
             row += ["", ""]
@@ -47,15 +48,15 @@ def format_result(result: dict) -> str:
     if paper:
         header += [f"paper's {paper['method']}", "difference"]
     class_rows = [
-        [name, f"{of_class['images']:,}", f"{of_class['predicted']:,}"]
+        [abbreviate(name, 40), f"{of_class['images']:,}", f"{of_class['predicted']:,}"]
         + [percent(of_class[metric]) for metric in CLASS_METRICS]
         for name, of_class in result["per_class"].items()
     ]
     return "\n".join(
         [
-            f"{result['model']} on {result['title']}, {result['split']}: {what}{counts['images']:,} images, "
-            f"{counts['classes']} classes",
-            *(f"{what}: {origin}" for what, origin in result.get("origins", {}).items()),
+            printable(f"{result['model']} on {result['title']}, {result['split']}: {what}")
+            + f"{counts['images']:,} images, {counts['classes']} classes",
+            *(printable(f"{what}: {origin}") for what, origin in result.get("origins", {}).items()),
             "",
             table(header, rows),
             "",

@@ -14,6 +14,7 @@ from ..errors import require
 from ..files import save_figure
 from ..images import open_image, to_mode
 from ..loading import Trained, find_device, load_trained
+from ..text import LITERAL_TEXT, abbreviate, printable
 from .cam import find_branches, find_layer, grad_cam, resolve_layer
 from .overlay import preprocess, project, seen_part
 
@@ -92,6 +93,7 @@ def explain(
     """
     require("pytorch_grad_cam", "explain")
     figure_class = require("matplotlib.figure", "explain").Figure
+    rc_context = require("matplotlib", "explain").rc_context
     tqdm = require("tqdm", "explain").tqdm
     out = Path(out)
     formats = sorted(figure_class().canvas.get_supported_filetypes())
@@ -129,7 +131,8 @@ def explain(
     def write() -> None:
         path = out.with_name(f"{out.stem}-{len(written) + 1}{out.suffix}") if written else out
         headings = [panel.heading for panel in next(iter(panels.values()))]
-        save_figure(_draw(figure_class, rows, headings), path)
+        with rc_context(LITERAL_TEXT):
+            save_figure(_draw(figure_class, rows, headings), path)
         written.append(path)
         rows.clear()
 
@@ -139,7 +142,7 @@ def explain(
                 image = open_image(path)
             except (ValueError, OSError) as e:
                 reason = f"{path}: {e.strerror}" if isinstance(e, OSError) and e.strerror else e
-                tqdm.write(f"skipped: {reason}", file=sys.stderr)
+                tqdm.write(f"skipped: {printable(reason)}", file=sys.stderr)
                 continue
             if rows and len(rows) + len(panels) > _ROWS_PER_FIGURE:
                 write()
@@ -192,12 +195,12 @@ def _make_panels(
     counts = Counter(network.name for network in networks)
     panels = []
     for network, checkpoint in zip(networks, checkpoints, strict=True):
-        heading = network.name
+        heading = abbreviate(network.name, 32)
         if counts[network.name] > 1 and checkpoint is not None:
-            heading += f"\n{_shorten(str(checkpoint), 30)}"
+            heading += f"\n{abbreviate(checkpoint, 30)}"
         if network is first and layers:
             panels += [
-                _Panel(network, resolve_layer(network.model, i), f"{heading}\n{_shorten(i, 30)}") for i in layers
+                _Panel(network, resolve_layer(network.model, i), f"{heading}\n{abbreviate(i, 30)}") for i in layers
             ]
         else:
             x, _ = preprocess(Image.new(network.image_mode, (256, 256)), network.transform)
@@ -213,7 +216,7 @@ def _explain_image(
     size = [max(round(side * scale), 1) for side in image.size]
     thumbnail = to_mode(image, "RGB").resize(size, Image.Resampling.BICUBIC)
     ratio = np.array([thumbnail.width / image.width, thumbnail.height / image.height] * 2)
-    name = _shorten(path.name, 30) + (f"\nframe {image.info['frame']}" if "frame" in image.info else "")
+    name = abbreviate(path.name, 30) + (f"\nframe {image.info['frame']}" if "frame" in image.info else "")
     inputs = {}
     rows = []
     for label, row_panels in panels.items():
@@ -227,19 +230,14 @@ def _explain_image(
             index = class_indices[id(network)]
             maps, probabilities = grad_cam(network.model, x.unsqueeze(0), index, panel.layer)
             predicted = int(probabilities[0].argmax())
-            title = f"{_shorten(_name_class(network, predicted), 22)} {probabilities[0, predicted]:.1%}"
+            title = f"{abbreviate(_name_class(network, predicted), 22)} {probabilities[0, predicted]:.1%}"
             if index not in (None, predicted):
-                title += f"\nmap of {_shorten(_name_class(network, index), 16)} {probabilities[0, index]:.1%}"
+                title += f"\nmap of {abbreviate(_name_class(network, index), 16)} {probabilities[0, index]:.1%}"
             seen.append(seen_part(box, thumbnail.size))
             heats.append(project(maps[0], box, thumbnail.size))
             titles.append(f"{label}: {title}" if label else title)
         rows.append(_Row(np.asarray(thumbnail), seen, heats, titles))
     return rows
-
-
-def _shorten(text: str, length: int) -> str:
-    """The text with its middle left out where it is longer."""
-    return text if len(text) <= length else f"{text[: length // 2 - 1]}…{text[-(length - length // 2) :]}"
 
 
 def _draw(figure_class, rows: list[_Row], headings: list[str]):

@@ -120,7 +120,9 @@ def _list_folder(folder: Path, name: str) -> Part:
     for root, folders, files in os.walk(folder):
         for entry in sorted([*folders, *files]):
             path = Path(root, entry)
-            inside = _strip_folder(PurePosixPath(path.relative_to(folder).as_posix()), name)
+            # what is written of a name is UTF-8, which names on disk need not be
+            relative = path.relative_to(folder).as_posix().encode("utf-8", "backslashreplace").decode()
+            inside = _strip_folder(PurePosixPath(relative), name)
             if path.is_symlink():
                 links.append(str(inside))
             elif path.is_file() and not _is_litter(inside):
