@@ -6,6 +6,7 @@ from .checkpoint import Checkpoint
 from .datasets import DATASETS
 from .hub import README_URL
 from .loading import Trained
+from .runs import METRICS
 from .text import escape_markdown, printable
 
 __all__ = ["make_card"]
@@ -38,7 +39,7 @@ def make_card(
                 task_type="image-classification",
                 dataset_type=dataset,
                 dataset_name=data.name,
-                dataset_split=printable(evaluation["split"]) if "split" in evaluation else None,
+                dataset_split=printable(evaluation["split"]) if evaluation else None,
                 metric_type=printable(metric),
                 metric_value=value,
             )
@@ -123,7 +124,7 @@ def _describe_evaluation(results: dict[str, float], evaluation: dict) -> str:
         intervals = evaluation["intervals"]
         how = f"On {counts['images']:,} images"
         header = ["metric", "value", f"{intervals['level']:.0%} interval"]
-        spread = {name: " - ".join(f"{bound:.4f}" for bound in intervals.get(name) or []) for name in results}
+        spread = {name: " - ".join(f"{bound:.4f}" for bound in intervals[name] or []) for name in METRICS}
     rows = [[name, f"{value:.4f}", spread.get(name, "")] for name, value in results.items()]
     if paper:
         header.append("paper")

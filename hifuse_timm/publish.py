@@ -1,7 +1,6 @@
 """Weights out to the Hugging Face Hub: safetensors, timm's config and a model card, in one commit."""
 
 import json
-import math
 import tempfile
 from pathlib import Path
 
@@ -16,6 +15,8 @@ from .files import replacing_folder, sha256
 from .hub import NAMESPACE, hide_secrets, redact
 from .loading import Trained, load_trained
 from .model_card import make_card
+from .runs import read_metrics
+from .text import abbreviate
 
 __all__ = ["publish"]
 
@@ -111,21 +112,13 @@ def publish(
 
 def _read_metrics(path: Path, model_name: str, dataset: str) -> tuple[dict[str, float], dict]:
     """The numbers of a JSON file, and all that is in it if evaluate or average wrote it."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise ValueError(f"metrics {path} are no JSON: {e}") from e
-    if not isinstance(content, dict):
-        raise ValueError(f"metrics {path} hold a {type(content).__name__}, expected an object as {{'accuracy': 0.83}}")
-    results = {k: v for k, v in content.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
-    if not results or not all(map(math.isfinite, results.values())):
-        raise ValueError(f"metrics {path} hold {content}, expected finite numbers as {{'accuracy': 0.83}}")
-    if content.get("kind") not in ("evaluation", "average"):
+    results, content = read_metrics(path)
+    if not content:
         return results, {}
-    measured = content["architecture"], content["dataset"] or dataset  # folders of one's own have no tag
-    if measured != (model_name, dataset):
+    measured = f"{content['architecture']} on {content['dataset'] or dataset}"  # folders of one's own have no tag
+    if measured != f"{model_name} on {dataset}":
         raise ValueError(
-            f"metrics {path} are of {measured[0]} on {measured[1]}, expected those of {model_name} on {dataset}"
+            f"metrics {path} are of {abbreviate(measured, 80)}, expected those of {model_name} on {dataset}"
         )
     return results, content
 

@@ -208,7 +208,7 @@ def test_publish_without_a_token_or_a_checkpoint_says_so(narrow_file, tmp_path, 
     "content, words",
     [
         ("{accuracy: 1", "are no JSON"),
-        ("[0.8]", "hold a list, expected an object"),
+        ("[0.8]", "are a list, expected an object"),
         ('{"split": "test"}', "expected finite numbers"),
         ('{"accuracy": NaN}', "expected finite numbers"),
     ],

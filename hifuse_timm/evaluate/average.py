@@ -1,11 +1,11 @@
 """The mean and the spread of several evaluations of one architecture."""
 
-import json
 import statistics
 from pathlib import Path
 
 from ..errors import shorten
-from .metrics import CLASS_METRICS, METRICS
+from ..runs import CLASS_METRICS, METRICS, read_run
+from ..text import abbreviate
 
 __all__ = ["average"]
 
@@ -27,13 +27,14 @@ def average(runs: list[str | Path]) -> dict:
     """
     if len(runs) < 2:
         raise ValueError(f"runs: {len(runs)} given, expected two or more")
-    contents = [_read_run(Path(run)) for run in runs]
+    contents = [read_run(Path(run)) for run in runs]
     first = contents[0]
     for i, (run, content) in enumerate(zip(runs, contents, strict=True)):
         for key in ("architecture", "dataset"):
             if content[key] != first[key]:
                 raise ValueError(
-                    f"run {run} has the {key} {content[key]}, {runs[0]} has {first[key]}: average like runs"
+                    f"run {run} has the {key} {abbreviate(content[key], 80)}, {runs[0]} has "
+                    f"{abbreviate(first[key], 80)}: average like runs"
                 )
         if list(content["per_class"]) != list(first["per_class"]):
             raise ValueError(
@@ -75,13 +76,3 @@ def average(runs: list[str | Path]) -> dict:
             for run, content in zip(runs, contents, strict=True)
         ],
     )
-
-
-def _read_run(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise ValueError(f"run {path} is no JSON: {e}") from e
-    if not isinstance(content, dict) or content.get("kind") != "evaluation":
-        raise ValueError(f"run {path} is no evaluation: expected a file that evaluate --json wrote")
-    return content

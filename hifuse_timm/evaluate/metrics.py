@@ -8,11 +8,9 @@ never occurs (recall). Balanced accuracy and AUROC are averaged over the classes
 import torch
 from torch.nn.functional import one_hot
 
-__all__ = ["CALIBRATION_BINS", "CLASS_METRICS", "METRICS", "bootstrap_intervals", "calibration_bins", "compute_metrics"]
+from ..runs import CLASS_METRICS, METRICS
 
-# Macro averages but for accuracy; ece is the expected calibration error.
-METRICS = ("accuracy", "balanced_accuracy", "f1", "precision", "recall", "auroc", "ece")
-CLASS_METRICS = ("precision", "recall", "specificity", "f1", "auroc")
+__all__ = ["CALIBRATION_BINS", "CLASS_METRICS", "METRICS", "bootstrap_intervals", "calibration_bins", "compute_metrics"]
 
 # Of equal width from 0 to 1, for the probability of the predicted class (Guo et al. 2017).
 CALIBRATION_BINS = 15
