@@ -175,7 +175,7 @@ def check_output(path: str | Path) -> Path:
 
     Raises:
         ValueError: If its name does not end in .safetensors.
-        OSError: If its directory does not exist, or it is one itself.
+        OSError: If it cannot be written, as where its directory does not exist.
     """
     path = Path(path)
     if path.suffix != ".safetensors":

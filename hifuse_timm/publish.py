@@ -1,6 +1,5 @@
 """Weights out to the Hugging Face Hub: safetensors, timm's config and a model card, in one commit."""
 
-import json
 import tempfile
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from huggingface_hub.utils import validate_repo_id
 from .checkpoint import check_finite, save_weights
 from .datasets import DATASETS
 from .errors import first_line, shorten
-from .files import replacing_folder, sha256
+from .files import check_replaceable, replacing_folder, sha256, write_json
 from .hub import NAMESPACE, hide_secrets, redact
 from .loading import Trained, load_trained
 from .model_card import make_card
@@ -66,7 +65,7 @@ def publish(
     validate_repo_id(repo_id)
     results, evaluation = ({}, {}) if metrics is None else _read_metrics(Path(metrics), model_name, dataset)
     if dry_run is not None:
-        _check_replaceable(Path(dry_run))
+        check_replaceable(dry_run, _list_published)
     elif get_token() is None:
         raise PermissionError("publish needs a token of the Hub that may write: run `hf auth login`, or set HF_TOKEN")
     trained = load_trained(model_name, checkpoint, use_ema=use_ema, class_map=class_map, device="cpu")
@@ -85,13 +84,12 @@ def publish(
 
     def write(directory: Path) -> None:
         save_weights(trained.model.state_dict(), directory / "model.safetensors")
-        config = json.dumps(_make_config(trained, dataset), indent=2)
-        (directory / "config.json").write_text(config + "\n", encoding="utf-8")
+        write_json(directory / "config.json", _make_config(trained, dataset))
         checksum = sha256(directory / "model.safetensors")
         make_card(repo_id, trained, dataset, results, evaluation, checksum).save(directory / "README.md")
 
     if dry_run is not None:
-        with replacing_folder(dry_run) as directory:
+        with replacing_folder(dry_run, _list_published) as directory:
             write(directory)
         return str(dry_run)
     with tempfile.TemporaryDirectory() as directory:
@@ -144,14 +142,11 @@ def _make_config(trained: Trained, dataset: str) -> dict:
     )
 
 
-def _check_replaceable(directory: Path) -> None:
-    """Check that a directory can be written: new, empty, or of an earlier dry run."""
-    if not directory.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{directory.absolute().parent}, to write {directory.name} in, does not exist")
-    if directory.exists() and not directory.is_dir():
-        raise FileExistsError(f"{directory} is a file, expected a new directory")
-    others = {p.name for p in directory.iterdir()} - _PUBLISHED_NAMES if directory.is_dir() else set()
-    if others:
-        raise FileExistsError(
-            f"{directory} holds other files, {', '.join(sorted(others)[:3])} among them: give a new directory"
-        )
+def _list_published(directory: Path) -> set[str]:
+    """The files of an earlier dry run: all three, the card with the checksum of the weights."""
+    try:
+        card = (directory / "README.md").read_text(encoding="utf-8")
+        ours = (directory / "config.json").is_file() and sha256(directory / "model.safetensors") in card
+    except (OSError, UnicodeDecodeError):
+        ours = False
+    return _PUBLISHED_NAMES if ours else set()

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import timm
 from dicoms import write_dicom
-from miniatures import COVID_CLASSES, MINIATURES, encode, write_covid19ct, write_zip
+from miniatures import COVID_CLASSES, ISIC_COLUMNS, MINIATURES, encode, write_covid19ct, write_zip
 from PIL import Image
 
 from hifuse_timm.__main__ import main
@@ -697,6 +697,23 @@ def test_table_of_other_columns_is_named(damaged):
         prepare("isic2018", source, source.parent / "out", allow_incomplete=True)
 
 
+@pytest.mark.parametrize("fault", ["images in capitals", "names with their ending"])
+def test_report_is_shown_where_too_few_images_are_left(fault, damaged):
+    source = damaged("isic2018")
+    truth = source / ISIC_TRUTH / f"{ISIC_TRUTH}.csv"
+    if fault == "images in capitals":
+        for image in list((source / ISIC_INPUT).glob("*.jpg")):
+            image.rename(image.with_suffix(".JPG"))
+        kind, named = "image-without-label", "ISIC_0024306.JPG"
+    else:
+        truth.write_text("\n".join(row.replace(",", ".jpg,", 1) for row in truth.read_text().splitlines()[1:]))
+        truth.write_text(f"image,{','.join(ISIC_COLUMNS)}\n{truth.read_text()}")
+        kind, named = "label-without-image", "ISIC_0024306.jpg.jpg"
+    with pytest.raises(ValueError, match="train would have no image of AKIEC, .*: too few sound images") as error:
+        prepare("isic2018", source, source.parent / "out", allow_incomplete=True)
+    assert f"{kind}: " in str(error.value) and named in str(error.value)
+
+
 def test_split_without_a_class_is_refused(damaged):
     source = damaged("kvasir")
     shutil.rmtree(source / "kvasir-dataset/polyps")
@@ -757,7 +774,7 @@ def test_earlier_dataset_stays_if_the_new_one_cannot_take_its_place(pristine, tm
     rename = Path.rename
 
     def refuse(self: Path, target: Path) -> Path:
-        if self.suffix == ".partial":
+        if self.name == "new":
             raise PermissionError(13, "Permission denied")
         return rename(self, target)
 
@@ -772,11 +789,11 @@ def test_earlier_dataset_stays_if_the_new_one_cannot_take_its_place(pristine, tm
 def test_dataset_json_is_written_last(pristine, tmp_path, monkeypatch):
     seen = []
 
-    def look(path: Path, *args, **kwargs):
+    def look(path: Path, content: dict):
         seen.append({p.name for p in path.parent.iterdir()})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "write_text", look)
+    monkeypatch.setattr(preparation, "write_json", look)
     with pytest.raises(KeyboardInterrupt):
         prepare("covid19ct", pristine("covid19ct"), tmp_path / "out", allow_incomplete=True)
     assert seen == [{"train", "val", "test", "splits.csv"}]
@@ -820,16 +837,55 @@ def test_prepared_dataset_is_replaced_by_the_same_and_by_no_other(tag, pristine,
 
     with pytest.raises(FileExistsError, match="give a new folder"):
         prepare("covid19ct", pristine("covid19ct"), out, allow_incomplete=True)
-    (out / "thesis.tex").write_text("mine")
-    with pytest.raises(FileExistsError, match="holds other files, thesis.tex among them"):
+    assert read_dataset(folders[0])["seed"] == 2
+
+
+@pytest.mark.parametrize("when", ["before", "while it ran"])
+@pytest.mark.parametrize("kept", ["thesis.tex", "{fold}/runs/model_best.pth.tar", "{fold}/train/{label}/mine.png"])
+@pytest.mark.parametrize("tag", ["covid19ct", "kvasir"])
+def test_folder_in_which_a_user_keeps_something_is_not_replaced(tag, kept, when, pristine, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    [folder, *_] = prepare(tag, pristine(tag), out, allow_incomplete=True)
+    file = out / kept.format(fold=folder.relative_to(out), label=list(DATASETS[tag].labels)[0])
+    rows = read_rows(folder)
+
+    def keep():
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
+
+    if when == "before":
+        keep()
+        monkeypatch.setattr(preparation, "read_layout", None)  # refused before anything is read
+    else:
+        write_images = preparation._write_images
+        monkeypatch.setattr(preparation, "_write_images", lambda *args: (write_images(*args), keep()))
+    match = f"{out} holds other files, {file.relative_to(out)} among them: give a new folder"
+    with pytest.raises(FileExistsError, match=match):
         prepare(tag, pristine(tag), out, allow_incomplete=True)
-    assert (out / "thesis.tex").exists() and read_dataset(folders[0])["seed"] == 2
+    assert file.read_text() == "mine" and read_rows(folder) == rows
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    file.unlink()
+    check_folder(folder)
+
+
+def test_folder_without_its_tables_is_not_replaced(pristine, tmp_path):
+    for damage in (
+        lambda path: path.unlink(),
+        lambda path: path.write_text("[]"),
+        lambda path: path.write_bytes(b"\xff"),
+    ):
+        for table in ("splits.csv", "dataset.json"):
+            [folder] = prepare("covid19ct", pristine("covid19ct"), tmp_path / "out", allow_incomplete=True)
+            damage(folder / table)
+            with pytest.raises(FileExistsError, match="holds other files"):
+                prepare("covid19ct", pristine("covid19ct"), folder, allow_incomplete=True)
+            shutil.rmtree(folder)
 
 
 def test_out_that_cannot_be_is_named(damaged, tmp_path):
     source = damaged("kvasir", True)
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileExistsError, match="is a file, expected a new folder"):
+    with pytest.raises(FileExistsError, match="is a file, expected a folder"):
         prepare("kvasir", source, tmp_path / "file", allow_incomplete=True)
     with pytest.raises(FileExistsError, match="holds the source"):
         prepare("kvasir", source, source, allow_incomplete=True)

@@ -159,10 +159,17 @@ def test_dry_run_keeps_channels_and_pooling_of_the_training(full_width, tmp_path
 def test_dry_run_replaces_its_own_and_nothing_else(dry_run, checkpoint, tmp_path, capsys):
     assert publish(checkpoint, "--repo-id", "clinic/other", "--dry-run", str(dry_run)) == 0
     assert "clinic/other" in (dry_run / "README.md").read_text()
-    (tmp_path / "thesis.tex").write_text("mine")
-    assert publish(checkpoint, "--dry-run", str(tmp_path)) == 1
-    assert "holds other files, thesis.tex among them" in capsys.readouterr().err
-    assert (tmp_path / "thesis.tex").read_text() == "mine"
+    names = {path.name for path in dry_run.iterdir()}
+    for name in ("README.md", "thesis.tex"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("mine")  # alone in its folder
+        (dry_run / "mine").write_text("mine")  # beside what an earlier dry run wrote
+        for folder, kept in ((tmp_path / name, name), (dry_run, "mine")):
+            assert publish(checkpoint, "--dry-run", str(folder)) == 1
+            assert f"{folder} holds other files, {kept} among them" in capsys.readouterr().err
+            assert (folder / kept).read_text() == "mine"
+    (dry_run / "mine").unlink()
+    assert {path.name for path in dry_run.iterdir()} == names
 
 
 @pytest.mark.parametrize(

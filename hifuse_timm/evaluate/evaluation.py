@@ -81,7 +81,7 @@ class Evaluation:
             "reliability": draw_reliability(self.probs, self.targets, r["ece"], title),
         }
         directory = Path(directory)
-        directory.mkdir(exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         paths = []
         for name, figure in figures.items():
             paths.append(directory / f"{name}.png")

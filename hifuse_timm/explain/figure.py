@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ..errors import require
-from ..files import save_figure
+from ..files import check_writable, save_figure
 from ..images import open_image, to_mode
 from ..loading import Trained, find_device, load_trained
 from ..text import LITERAL_TEXT, abbreviate, printable
@@ -99,8 +99,7 @@ def explain(
     formats = sorted(figure_class().canvas.get_supported_filetypes())
     if out.suffix[1:].lower() not in formats:
         raise ValueError(f"out {out} must end in a format of pictures: one of .{', .'.join(formats)}")
-    if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{out.absolute().parent}, to write {out.name} in, does not exist")
+    check_writable(out)
     compare = list(compare)
     if "all" in layers and (len(layers) > 1 or compare):
         raise ValueError("layer 'all' is a grid of the model's own stages and branches: give no other layer or network")

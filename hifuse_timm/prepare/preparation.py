@@ -3,23 +3,24 @@
 import csv
 import hashlib
 import io
-import json
 import os
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
 from ..datasets import DATASETS
-from ..files import replacing_folder
+from ..files import check_replaceable, replacing_folder, write_json, write_text
 from ..images import decode_image, fits_8_bits, is_turned, stretch, to_mode, upright
 from ..version import __version__
 from .archives import Finding, SourceFile
 from .layouts import COUNTS, OFFICIAL_COUNTS, SPLITS, Inventory, Sample, read_layout
+from .prepared import list_prepared
 from .splits import split_covid19ct, split_isic2018, split_kvasir
 
 __all__ = ["prepare"]
@@ -57,7 +58,7 @@ def prepare(
         tag: `isic2018`: 7,010 images for train and val, 3,005 for test. `covid19ct`: see `split`. `kvasir`: two folds,
             `out/fold1` and `out/fold2`, each a dataset whose test set is the other's train and val.
         source: Folder with the provider's archives, zipped or unpacked.
-        out: Folder to write. One with the same dataset is replaced; of any other kind it must be new or empty.
+        out: Folder to write, new or empty. One that holds the same dataset, and nothing else, is replaced.
         seed: Seed of the draw; the official split has none.
         val_share: Share of val in train and val together, 0.1 by default, 0 for no val; for isic2018 and kvasir.
         group_by: `lesion` keeps all images of a lesion in one split; for isic2018.
@@ -76,7 +77,10 @@ def prepare(
     _check_options(tag, val_share, group_by, split)
     if not source.exists():
         raise FileNotFoundError(f"source {source} does not exist")
-    _check_replaceable(tag, source, out)
+    if out.exists() and out.resolve() in (source.resolve(), *source.resolve().parents):
+        raise FileExistsError(f"out {out} holds the source {source}: give a new folder")
+    list_written = partial(list_prepared, tag)
+    check_replaceable(out, list_written)
     if tag == "covid19ct":
         split = split or "official"
     else:
@@ -87,14 +91,18 @@ def prepare(
         _check_images(inventory)
         _check_duplicates(inventory)
         _check_counts(inventory, tag)
+        report = _describe_findings(inventory.findings)
         if any(finding.error for finding in inventory.findings) and not allow_incomplete:
-            raise ValueError(_describe_findings(tag, source, inventory.findings))
+            raise ValueError(
+                f"{tag} in {source} is not complete and sound; nothing was written\n{report}\n"
+                "--allow-incomplete goes on with what is sound, and records this in dataset.json"
+            )
         folds = _split(inventory.samples, tag, seed, val_share, split)
         for splits in folds.values():
-            _check_classes(tag, splits)
+            _check_classes(tag, splits, report)
 
         description = _describe_dataset(tag, inventory, seed, val_share, group_by, split)
-        with replacing_folder(out) as beside:
+        with replacing_folder(out, list_written) as beside:
             written = {}
             total = sum(len(samples) for splits in folds.values() for samples in splits.values())
             with tqdm(total=total, desc="writing", unit="image", disable=None) as progress:
@@ -122,33 +130,9 @@ def _check_options(tag: str, val_share: float | None, group_by: str | None, spli
         raise ValueError(f"val_share {val_share} is not valid: expected a share from 0 up to, but not, 1")
 
 
-def _check_replaceable(tag: str, source: Path, out: Path) -> None:
-    """Check that a folder can be written: new, empty, or of an earlier run for the same dataset."""
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"out {out} is a file, expected a new folder")
-    if out.resolve() in (source.resolve(), *source.resolve().parents) and out.exists():
-        raise FileExistsError(f"out {out} holds the source {source}: give a new folder")
-    if not out.exists() or not any(out.iterdir()):
-        return
-    folds = _folds(tag)
-    ours = set(folds) if folds != ("",) else {*SPLITS, "splits.csv", "dataset.json"}
-    others = {path.name for path in out.iterdir()} - ours
-    if others or any(_read_tag(out / fold) != tag for fold in folds):
-        what = f"holds other files, {', '.join(sorted(others)[:3])} among them" if others else f"is no prepared {tag}"
-        raise FileExistsError(f"out {out} {what}: give a new folder")
-
-
 def _folds(tag: str) -> tuple[str, ...]:
     """Folders of the folds within the prepared folder; itself where there is one."""
     return ("fold1", "fold2") if tag == "kvasir" else ("",)
-
-
-def _read_tag(folder: Path) -> str | None:
-    """The dataset that was prepared in a folder, None if none was."""
-    try:
-        return json.loads((folder / "dataset.json").read_text(encoding="utf-8")).get("name")
-    except (OSError, ValueError, AttributeError):
-        return None
 
 
 def _check_images(inventory: Inventory) -> None:
@@ -268,7 +252,7 @@ def _check_counts(inventory: Inventory, tag: str) -> None:
     inventory.report("count", "numbers of sound images that are not those published", different)
 
 
-def _check_classes(tag: str, splits: dict[str, list[Sample]]) -> None:
+def _check_classes(tag: str, splits: dict[str, list[Sample]], report: str) -> None:
     """Check that every split has every class, since timm numbers the classes that it finds in a folder."""
     for split, samples in splits.items():
         lacking = DATASETS[tag].labels.keys() - {sample.label for sample in samples}
@@ -276,6 +260,7 @@ def _check_classes(tag: str, splits: dict[str, list[Sample]]) -> None:
             raise ValueError(
                 f"{split} would have no image of {', '.join(sorted(lacking))}, and timm would number the classes of "
                 "that folder otherwise than those of the others: too few sound images, or too small a val_share"
+                + (f"\n{report}" if report else "")
             )
 
 
@@ -300,16 +285,16 @@ def _split(
     }
 
 
-def _describe_findings(tag: str, source: Path, findings: list[Finding]) -> str:
+def _describe_findings(findings: list[Finding]) -> str:
     """The report that stands in an error."""
-    lines = [f"{tag} in {source} is not complete and sound; nothing was written"]
+    lines = []
     for finding in sorted(findings, key=lambda finding: not finding.error):
         shown = ", ".join(finding.files[:_SHOWN])
         more = f", and {len(finding.files) - _SHOWN:,} more" if len(finding.files) > _SHOWN else ""
         lines.append(f"  {finding.kind}{'' if finding.error else ' (remark)'}: {finding.message}")
         if finding.files:
             lines.append(f"    {len(finding.files):,}: {shown}{more}")
-    return "\n".join([*lines, "--allow-incomplete goes on with what is sound, and records this in dataset.json"])
+    return "\n".join(lines)
 
 
 def _describe_dataset(
@@ -388,15 +373,15 @@ def _link(original: Path, path: Path) -> bool:
 
 def _write_tables(folder: Path, splits: dict[str, list[Sample]], description: dict) -> None:
     """Write splits.csv and, last of all, dataset.json, without which the folder is no prepared dataset."""
-    with open(folder / "splits.csv", "w", encoding="utf-8", newline="") as f:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(("file", "class", "split", "group", "checksum"))
-        for split, samples in splits.items():
-            for s in samples:
-                writer.writerow((f"{split}/{s}", s.label, split, s.group, s.checksum))
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("file", "class", "split", "group", "checksum"))
+    for split, samples in splits.items():
+        for s in samples:
+            writer.writerow((f"{split}/{s}", s.label, split, s.group, s.checksum))
+    write_text(folder / "splits.csv", table.getvalue())
     counts = {
         split: {label: sum(s.label == label for s in samples) for label in description["classes"]}
         for split, samples in splits.items()
     }
-    content = json.dumps(description | {"counts": counts}, indent=2, ensure_ascii=False)
-    (folder / "dataset.json").write_text(content + "\n", encoding="utf-8")
+    write_json(folder / "dataset.json", description | {"counts": counts})
