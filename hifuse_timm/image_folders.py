@@ -10,7 +10,6 @@ from PIL import Image
 from timm.data.readers.img_extensions import get_img_extensions
 from timm.utils.misc import natural_key
 
-from .datasets import read_description
 from .errors import shorten
 
 __all__ = ["ImageFolder", "find_class_names", "find_images", "read_class_map"]
@@ -74,24 +73,25 @@ def find_images(folder: str | Path) -> ImageFolder:
 
 
 def find_class_names(
-    data_dir: str | Path | None = None,
-    class_map: str | Path | None = None,
-    trained_map: str | None = None,
-    folders: Sequence[str] = (),
+    data_dir: str | Path | None,
+    description: dict,
+    class_map: str | Path | None,
+    trained_map: str | None,
+    folders: Sequence[str],
 ) -> tuple[list[str] | None, str]:
     """The names of the classes in the order of their indices, and what names them.
 
     Args:
-        data_dir: Folder of a dataset: its dataset.json, else its train folder, which train.py read.
+        data_dir: Folder of a dataset, whose train folder train.py read.
+        description: What its dataset.json says, which goes first.
         class_map: Class map to take in their place.
         trained_map: Name of the class map that train.py was given, taken unless class_map is.
         folders: Names of the class folders at hand, where there is nothing else; this is logged as a warning.
 
     Raises:
-        OSError: If data_dir or a class map is not there.
-        ValueError: If a class map or dataset.json is not as it should be, or nothing names the classes of data_dir.
+        OSError: If a class map is not there.
+        ValueError: If a class map is not as it should be, or nothing names the classes of data_dir.
     """
-    description = {} if data_dir is None else read_description(data_dir)
     if class_map is None and trained_map is not None:
         class_map = _find_class_map(trained_map, data_dir)
     if class_map is not None:

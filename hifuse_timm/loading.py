@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -24,6 +25,7 @@ from torch import nn
 
 from .checkpoint import Checkpoint, read_checkpoint
 from .convert import check_architecture, convert_state_dict
+from .datasets import read_description
 from .errors import first_line, shorten
 from .hifuse import HiFuse
 from .hub import check_tag
@@ -94,10 +96,10 @@ def load_trained(
     """Build a network as timm's train.py left it, or pretrained, with its transform and the names of its classes.
 
     The network and its transform are as the arguments say, else as train.py's arguments in the checkpoint say, else as
-    the model's pretrained config says, by timm's own rules. The classes are those that pretrained weights name
-    themselves; else those of the class map; else those of `data_dir/dataset.json`; else those of timm's reader on
-    `data_dir/train`, which train.py used; else `folders`. Where a choice may not be what is meant, it is logged as a
-    warning.
+    the model's pretrained config says, by timm's own rules. The classes are those of `class_map`; else those that
+    pretrained weights name themselves, or those of the class map that the training was given; else those of
+    `data_dir/dataset.json`; else those of timm's reader on `data_dir/train`, which train.py used; else `folders`. Where
+    a choice may not be what is meant, it is logged as a warning.
 
     Args:
         name: Name of a model in timm, or `hf-hub:ID` or `local-dir:DIR`.
@@ -130,7 +132,8 @@ def load_trained(
     architecture, base = _resolve_name(name)
     loaded = None if checkpoint is None else read_checkpoint(checkpoint, use_ema)
     args = {} if loaded is None else _take_args(loaded.training_args, architecture, checkpoint)
-    class_names, named_by = find_class_names(data_dir, class_map, args.get("class_map"), folders)
+    description = {} if data_dir is None else read_description(data_dir)
+    find_names = partial(find_class_names, data_dir, description, class_map, args.get("class_map"), folders)
     given = dict(img_size=img_size, crop_pct=crop_pct, mean=mean, std=std)
     given = {key: value for key, value in given.items() if value is not None}
     image_args = {key: args[key] for key in _IMAGE_ARGS if key in args} | given
@@ -140,9 +143,10 @@ def load_trained(
 
     if loaded is None:
         model = _build(architecture, image_args, base | model_args, name, pretrained=True)
-        if label_names := _label_names(model):
-            class_names, named_by = label_names, f"the weights of {name}"
+        label_names = _label_names(model) if class_map is None else None
+        class_names, named_by = (label_names, f"the weights of {name}") if label_names else find_names()
     else:
+        class_names, named_by = find_names()
         state_dict = loaded.state_dict
         if architecture.startswith("hifuse_"):
             state_dict, _ = convert_state_dict(state_dict)
@@ -155,12 +159,6 @@ def load_trained(
             f"{named_by} has {len(class_names)}: {shorten(class_names)}"
         )
     data_config, transform = _resolve_transform(model, image_args | {"model_kwargs": model_args}, name, loaded)
-    mode = args.get("input_img_mode") or image_mode(model)
-    if _IMAGE_MODES[mode] != data_config["input_size"][0]:
-        raise ValueError(
-            f"checkpoint {checkpoint} has the training argument input_img_mode {mode}, of {_IMAGE_MODES[mode]} "
-            f"channels; its network takes {data_config['input_size'][0]}"
-        )
     origins = dict(
         weights=_describe_weights(name, checkpoint, loaded),
         images=_describe_transform(data_config, name, loaded, given),
@@ -174,7 +172,7 @@ def load_trained(
         model_args={key: value for key, value in model_args.items() if key != "num_classes"},
         data_config=data_config,
         transform=transform,
-        image_mode=mode,
+        image_mode=_find_image_mode(model, args.get("input_img_mode"), checkpoint),
         class_names=None if class_names is None else tuple(class_names),
         checkpoint=None if loaded is None else dataclasses.replace(loaded, state_dict={}),
         origins=origins,
@@ -307,6 +305,19 @@ def _resolve_transform(model: nn.Module, args: dict, name: str, loaded: Checkpoi
         return config, create_transform(**config)
     except (AttributeError, KeyError, TypeError) as e:
         raise ValueError(f"model {name} has settings of images that timm cannot read ({e!r:.200})") from e
+
+
+def _find_image_mode(model: nn.Module, trained_mode: str | None, checkpoint: str | Path | None) -> str:
+    """The mode in which images reach a model: the one that train.py was given, if it fits the model, or the usual."""
+    if trained_mode is None:
+        return image_mode(model)
+    in_chans = get_model_input_config(model)["input_size"][0]
+    if _IMAGE_MODES[trained_mode] != in_chans:
+        raise ValueError(
+            f"checkpoint {checkpoint} has the training argument input_img_mode {trained_mode}, of "
+            f"{_IMAGE_MODES[trained_mode]} channels; its network takes {in_chans}"
+        )
+    return trained_mode
 
 
 def _describe_weights(name: str, checkpoint: str | Path | None, loaded: Checkpoint | None) -> str:

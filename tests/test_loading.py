@@ -405,6 +405,19 @@ def test_class_map_is_a_text_of_this_machine(name, content, words, data, save, t
     assert words in capsys.readouterr().err
 
 
+def test_pretrained_weights_name_their_classes_unless_a_class_map_does(data, tmp_path, seen, caplog):
+    torch.manual_seed(0)
+    model, labels = timm.create_model("hifuse_tiny", num_classes=2, **HIFUSE), dict(label_names=LABELS[::-1])
+    timm.models.save_for_hf(model, tmp_path / "saved", labels, HIFUSE, safe_serialization=True)
+    (data / "dataset.json").unlink()  # nothing else names them
+    options = ["--model", f"local-dir:{tmp_path / 'saved'}"]
+    assert evaluate(data, *options, "--pretrained") == explain(data, *options) == 0
+    assert [trained.class_names for trained, _ in seen] == 2 * [tuple(LABELS[::-1])] and caplog.records == []
+    (tmp_path / "map.txt").write_text("\n".join(LABELS))
+    assert explain(data, *options, "--class-map", tmp_path / "map.txt") == 0
+    assert seen[-1][0].class_names == tuple(LABELS)
+
+
 def test_order_of_classes_that_nothing_says_is_a_warning(data, save, seen, caplog):
     checkpoint = save("test_convnext")
     options = ["--model", "test_convnext", "--checkpoint", checkpoint]

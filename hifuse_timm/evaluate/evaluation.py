@@ -113,8 +113,10 @@ def evaluate(
     """Evaluate a model of timm on a split of a dataset.
 
     Images are resized, cropped and normalised as in training: as the arguments say, else as train.py's arguments in
-    the checkpoint say, else as the model's pretrained config says. The class indices are those of `dataset.json`, else
-    those of timm's reader on `data_dir/train`, which train.py used; weights that name their classes have their own.
+    the checkpoint say, else as the model's pretrained config says. The class indices are those of the class map that
+    the training was given, else those of `dataset.json`, else those of timm's reader on `data_dir/train`, which
+    train.py used; pretrained weights that name their classes have their own. What is left out of the images, and a
+    choice that may not be what is meant, is logged as a warning.
 
     Args:
         model: Name of a model in timm, or `hf-hub:ID` or `local-dir:DIR`.

@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -109,19 +110,10 @@ def explain(
         raise ValueError(f"no files in {', '.join(map(str, images))}")
 
     device = find_device(device)
-    sources = [(model, checkpoint), *((name, file) for name, file in compare)]
-    networks = [
-        # of further networks, those without a checkpoint have pretrained weights, whatever is taken of the others
-        load_trained(
-            name,
-            file,
-            use_ema=use_ema if file is not None or name is model else None,
-            device=device,
-            data_dir=data_dir,
-            class_map=class_map,
-        )
-        for name, file in sources
-    ]
+    load = partial(load_trained, device=device, data_dir=data_dir, class_map=class_map)
+    networks = [load(model, checkpoint, use_ema=use_ema)]
+    # of those without a checkpoint there are pretrained weights alone
+    networks += [load(name, file, use_ema=None if file is None else use_ema) for name, file in compare]
     class_indices = {id(network): _find_class(network, class_name) for network in networks}
     panels = _make_panels(networks, layers, [checkpoint, *(file for _, file in compare)])
 
