@@ -38,6 +38,17 @@ def authors_state_dict(name: str) -> dict[str, torch.Tensor]:
     return state_dict
 
 
+def narrow_authors_state_dict() -> dict[str, torch.Tensor]:
+    """Weights of the authors' hifuse_tiny at a sixth of its widths and a third of its heads, as conftest's NARROW."""
+
+    def narrow(key: str, shape: list[int]) -> list[int]:
+        if key.endswith("relative_position_bias_table"):
+            return [shape[0], shape[1] // 3]
+        return [size // 6 if size % 6 == 0 else size for size in shape]
+
+    return {key: authors_tensor(key, narrow(key, shape)) for key, shape in MODELS["state_dict_shapes"]["tiny"].items()}
+
+
 def authors_tensor(key: str, shape: list[int]) -> torch.Tensor:
     """The tensor that the rule of the parity data gives for one key."""
     if key.endswith(("relative_position_index", "num_batches_tracked")):

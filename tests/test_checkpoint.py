@@ -2,23 +2,37 @@
 
 import argparse
 import pickle
+import re
+import resource
 from collections import OrderedDict
 
 import pytest
 import timm
 import torch
 from conftest import NARROW
-from parity import MODELS, authors_state_dict
+from parity import MODELS, authors_state_dict, narrow_authors_state_dict
 from safetensors.torch import save_file
 
 from hifuse_timm import hub
-from hifuse_timm.checkpoint import check_output, read_checkpoint, save_weights
-from hifuse_timm.convert import Architecture, checkpoint_filter_fn, convert_state_dict
+from hifuse_timm.checkpoint import check_output, read_checkpoint, save_weights, unwrap_state_dict
+from hifuse_timm.convert import Architecture, check_architecture, checkpoint_filter_fn, convert_state_dict
+
+
+@pytest.fixture(scope="module")
+def weights():
+    torch.manual_seed(0)
+    return timm.create_model("hifuse_tiny", **NARROW).state_dict()
 
 
 @pytest.fixture
-def state_dict(narrow):
-    return narrow().state_dict()
+def state_dict(weights):
+    """The weights of a narrow hifuse_tiny, in a dict of its own."""
+    return dict(weights)
+
+
+@pytest.fixture(scope="module")
+def authors():
+    return narrow_authors_state_dict()
 
 
 def assert_same(found, expected):
@@ -36,6 +50,22 @@ def test_wrapped_and_prefixed_weights_load(state_dict, tmp_path, wrapper, prefix
     overlay = dict(file=str(tmp_path / "weights.pth"))
     model = timm.create_model("hifuse_tiny", pretrained=True, pretrained_cfg_overlay=overlay, **NARROW)
     assert_same(model.state_dict(), state_dict)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.module.", "module."]
+)
+def test_prefixes_of_wrapped_parts_come_off(state_dict, authors, tmp_path, prefix):
+    for whole in (state_dict, authors):
+        wrapped = {re.sub(r"^((stages|layers1|fu2)\.(\d\.)?)", rf"\1{prefix}", k): v for k, v in whole.items()}
+        torch.save(wrapped, tmp_path / "weights.pth")
+        found, _ = convert_state_dict(read_checkpoint(tmp_path / "weights.pth").state_dict)
+        assert_same(found, convert_state_dict(whole)[0])
+
+
+def test_parts_of_other_networks_may_be_named_as_a_wrapper_is(tmp_path):
+    torch.save({"module.blocks.0.module.weight": torch.ones(1)}, tmp_path / "weights.pth")
+    assert list(read_checkpoint(tmp_path / "weights.pth").state_dict) == ["blocks.0.module.weight"]
 
 
 def test_safetensors_and_files_of_old_torch_load(state_dict, tmp_path):
@@ -118,6 +148,17 @@ def test_output_is_checked_before_the_work(tmp_path):
     ):
         with pytest.raises(error, match=words):
             check_output(tmp_path / name)
+
+
+def test_full_disk_is_one_line(state_dict, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"weights.safetensors cannot be written: [^\n]*File too large[^\n]*$"):
+            save_weights(state_dict, tmp_path / "weights.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_saved_weights_are_whole_or_not_there(state_dict, tmp_path):
@@ -325,3 +366,134 @@ def test_training_arguments_that_are_not_used_are_left_out_unless_plain(state_di
         vars(args)[1] = 2
         torch.save(dict(state_dict=state_dict, args=args), tmp_path / "last.pth.tar")
         read_checkpoint(tmp_path / "last.pth.tar")
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: torch.zeros(3, dtype=torch.complex64), "a complex tensor"),
+        (lambda: torch.zeros(3, dtype=torch.complex64).conj().imag, "a complex tensor, or a view of one"),
+        (lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "quantized"),
+        (lambda: torch.eye(3).to_sparse(), "a sparse or nested tensor"),
+        (lambda: torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]), "a sparse or nested tensor"),
+        (lambda: torch.ones(3, device="meta"), "a meta tensor, which has no values"),
+        (lambda: torch.ones(3).as_subclass(type("Masked", (torch.Tensor,), {})), "a Masked"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # PyTorch advises against some of these
+def test_tensor_that_is_no_plain_one_is_named(state_dict, tmp_path, make, words):
+    value = make()
+    content = {"state_dict": state_dict | {"head.fc.bias": value}}
+    with pytest.raises(ValueError, match=f"no state dict of tensors: head.fc.bias is {words}"):
+        unwrap_state_dict(content)
+    if type(value) is torch.Tensor:
+        torch.save(content, tmp_path / "weights.pth")
+        with pytest.raises(ValueError, match=f"weights.pth: .*: head.fc.bias is {words}"):
+            read_checkpoint(tmp_path / "weights.pth")
+
+
+def test_tensor_keeps_nothing_that_was_set_on_it(tmp_path):
+    value = torch.ones(3)
+    value.isfinite = value.is_neg = value.detach = "no function"
+    torch.save({"weight": value}, tmp_path / "weights.pth")
+    [found] = read_checkpoint(tmp_path / "weights.pth").state_dict.values()
+    assert vars(found) == {} and torch.equal(found, torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    "key, words",
+    [
+        (5, "a int is among its keys"),
+        (("a", "b"), "a tuple is among its keys"),
+        ("a\nerror: b", r"'a\\nerror: b' is among its keys"),
+        ("\x1b[31m", r"'\\x1b\[31m' is among its keys"),
+        ("\udcff", r"'\\udcff' is among its keys"),
+        ("x" * 1000, "'xxx.* is among its keys"),
+        ("module.local_stem.0.bias", "module.local_stem.0.bias and another of its keys mean local_stem.0.bias"),
+        ("local_stem._orig_mod.0.bias", "local_stem._orig_mod.0.bias and another of its keys mean local_stem.0.bias"),
+        ("local_stem.module.0.bias", "some of their keys are the same but for .module"),
+    ],
+)
+def test_key_that_names_no_weight_of_its_own_is_refused(state_dict, tmp_path, key, words):
+    torch.save(state_dict | {key: torch.zeros(16)}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=words) as info:
+        convert_state_dict(read_checkpoint(tmp_path / "weights.pth").state_dict)
+    assert str(info.value).isprintable() and len(str(info.value)) < 500
+
+
+def test_values_that_are_stored_once_and_claimed_often_are_refused(state_dict, tmp_path):
+    for value in (torch.zeros(1).expand(100_000, 100_000), torch.zeros(100).as_strided((100_000, 90), (0, 1))):
+        torch.save(state_dict | {"head.fc.weight": value}, tmp_path / "weights.pth")
+        with pytest.raises(ValueError, match=r"would take [\d,]+ bytes .* as head.fc.weight of shape \(100000, "):
+            read_checkpoint(tmp_path / "weights.pth")
+
+
+READ_SHAPES = [
+    "local_stem.0.weight",
+    "head.fc.weight",
+    "stages.0.local_blocks.0.fc.weight",
+    "stages.3.local_blocks.0.fc.weight",
+    "stages.2.global_blocks.0.attn.relative_position_bias_table",
+    "stages.0.fusion.irmlp.conv.weight",
+]
+
+
+@pytest.mark.parametrize("key", READ_SHAPES)
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (4, 0), (2, 2, 2)])
+def test_weight_of_other_dimensions_is_named(state_dict, key, shape):
+    with pytest.raises(ValueError, match=rf"{re.escape(key)} has the shape {re.escape(str(shape))}, expected"):
+        Architecture.of(state_dict | {key: torch.zeros(shape)})
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"head.fc.weight": torch.zeros(7, 5)}, r"of another shape: head.fc.weight \(7, 5\) instead of \(7, 128\)"),
+        ({"head.fc.bias": torch.zeros(3)}, r"of another shape: head.fc.bias \(3,\) instead of \(7,\)"),
+        ({"head.fc.bias": None}, "missing: head.fc.bias"),
+        ({"head.fc.weight": None}, "unexpected: head.fc.bias"),
+        (
+            {"global_stem.0.weight": torch.zeros(16, 1, 4, 4)},
+            r"shape: global_stem.0.weight .* instead of \(16, 3, 4, 4\)",
+        ),
+        (
+            {"local_stem.0.bias": torch.zeros(16, dtype=torch.int64)},
+            "no floating-point numbers: local_stem.0.bias torch.int64",
+        ),
+        (
+            {"local_stem.0.bias": torch.zeros(16, dtype=torch.bool)},
+            "no floating-point numbers: local_stem.0.bias torch.bool",
+        ),
+        ({"stages.0.other.weight": torch.zeros(1)}, "unexpected: stages.0.other.weight"),
+        (
+            {"stages.3.local_blocks.1.fc.weight": None},
+            r"the model is .* \(missing: stages.3.local_blocks.1.fc.weight\)",
+        ),
+        ({"local_stem.0.weight": None}, "keys are local_stem.0.bias, .*; expected local_stem.0.weight"),
+        ({"stages.1.global_blocks.0.attn.relative_position_bias_table": None}, "not whole: .*_table is missing"),
+    ],
+)
+def test_weights_that_do_not_fit_say_which_and_what_would(state_dict, change, words):
+    changed = {key: value for key, value in (state_dict | change).items() if value is not None}
+    with pytest.raises(ValueError, match=words):
+        check_architecture(changed, state_dict)
+
+
+def test_number_of_stages_has_a_limit(state_dict):
+    many = {f"stages.{i}.local_blocks.0.fc.weight": torch.zeros(1, 1) for i in range(10_000)}
+    with pytest.raises(ValueError, match="10000 stages, expected at most 8"):
+        Architecture.of(state_dict | many)
+    authors = {f"fu{i}.residual.conv1.conv.weight": torch.zeros(1) for i in range(1, 10_001)}
+    with pytest.raises(ValueError, match="10000 stages, expected at most 8"):
+        convert_state_dict(authors | {"patch_embed.proj.weight": torch.zeros(1)})
+
+
+def test_weights_that_are_not_finite_are_refused_as_pretrained(narrow, state_dict, tmp_path):
+    model = narrow()
+    for value in (torch.nan, torch.inf, -torch.inf, 1e300):  # the last is infinite in float32
+        state_dict["local_stem.0.bias"] = torch.full((16,), value, dtype=torch.float64)
+        with pytest.raises(ValueError, match="weights are not finite, .*: local_stem.0.bias$"):
+            checkpoint_filter_fn(state_dict, model)
+    torch.save(state_dict, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match="weights are not finite, .*: local_stem.0.bias$"):
+        narrow(pretrained=True, pretrained_cfg_overlay=dict(file=str(tmp_path / "weights.pth")))

@@ -10,7 +10,7 @@ import timm
 import torch
 from conftest import NARROW
 from huggingface_hub import ModelCard
-from parity import MODELS, authors_state_dict
+from parity import MODELS, authors_state_dict, narrow_authors_state_dict
 from safetensors.torch import load_file, save_file
 
 from hifuse_timm.__main__ import main
@@ -235,17 +235,6 @@ def test_errors_are_one_line_without_a_traceback(capsys):
 # convert
 
 
-def narrowed(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights of the authors' network at a sixth of its widths and a third of its heads."""
-
-    def narrow(key: str, value: torch.Tensor) -> torch.Tensor:
-        if key.endswith("relative_position_bias_table"):
-            return value[:, : value.shape[1] // 3]
-        return value[tuple(slice(size // 6 if size % 6 == 0 else size) for size in value.shape)]
-
-    return {key: narrow(key, value).clone() for key, value in state_dict.items()}
-
-
 def test_authors_checkpoint_is_recognised_converted_and_loads(tmp_path, capsys):
     source, output = tmp_path / "best.pth", tmp_path / "ours.safetensors"
     torch.save({"net": authors_state_dict("tiny"), "epoch": 99}, source)
@@ -264,7 +253,7 @@ def test_authors_checkpoint_is_recognised_converted_and_loads(tmp_path, capsys):
 
 def test_authors_checkpoint_of_no_variant_is_described(tmp_path, capsys):
     source, output = tmp_path / "best.pth", tmp_path / "ours.safetensors"
-    torch.save(narrowed(authors_state_dict("tiny")), source)
+    torch.save(narrow_authors_state_dict(), source)
     assert main(["convert", str(source), str(output)]) == 0
     assert "is of a HiFuse of dims (16, 32, 64, 128), depths (2, 2, 2, 2) local" in capsys.readouterr().out
     timm.create_model("hifuse_tiny", pretrained=True, pretrained_cfg_overlay=dict(file=str(output)), **NARROW)
