@@ -12,8 +12,9 @@ layers.linear layers.chunking
 layers.maps
 layers.attention
 layers
-version paper errors train_args
-files images+pixels+dicom
+version paper text
+errors
+files images+pixels+dicom runs train_args
 datasets
 image_folders
 checkpoint
