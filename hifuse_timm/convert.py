@@ -29,7 +29,7 @@ _VARIANT_DEPTHS = {"hifuse_tiny": (2, 2, 2, 2), "hifuse_small": (2, 2, 6, 2), "h
 
 _VARIANT_KWARGS = dict(dims=(96, 192, 384, 768), num_heads=(3, 6, 12, 24), window_size=7)
 
-_MOST_STAGES = 8  # each halves the maps, and the eighth has a position for 512 pixels
+_MOST_STAGES = 8  # each halves the maps, and the eighth has a token for 512 pixels
 
 # The axis of these that timm fits to a model's number of classes or input channels.
 _FITTED_AXES = {"head.fc.weight": 0, "head.fc.bias": 0, "local_stem.0.weight": 1, "global_stem.0.weight": 1}

@@ -114,7 +114,7 @@ def _describe_training(checkpoint: Checkpoint) -> list[tuple]:
 
 
 def _describe_evaluation(results: dict[str, float], evaluation: dict) -> str:
-    """What `evaluate` or `average` found: how it was measured, and a table with the paper's figures beside ours."""
+    """What `evaluate` or `average` found: how it was measured, and a table with the paper's metrics beside ours."""
     counts, paper = evaluation["counts"], evaluation["paper"] or {}
     if evaluation["kind"] == "average":
         how = f"Means of {counts['runs']} runs on {counts['images']:,} images in all"

@@ -1,7 +1,7 @@
 """The results that the paper prints, Tables 4 to 6, to put beside one's own."""
 
 # Accuracy, F1, precision and recall in percent, as printed, by dataset tag and method; F1, precision and recall are
-# macro averages. ISIC 2018 is Table 4, COVID19-CT Table 5; Kvasir is Table 6, whose figures are means of two folds.
+# macro averages. ISIC 2018 is Table 4, COVID19-CT Table 5; Kvasir is Table 6, whose metrics are means of two folds.
 PAPER_RESULTS = {
     "isic2018": {
         "ConvNeXt-B": (76.52, 50.94, 66.84, 50.52),
@@ -84,5 +84,5 @@ def paper_result(model: str, dataset: str | None) -> dict[str, str | float] | No
     method = PAPER_METHODS.get(model)
     if method is None or dataset not in PAPER_RESULTS:
         return None
-    figures = zip(("accuracy", "f1", "precision", "recall"), PAPER_RESULTS[dataset][method], strict=True)
-    return {"method": method, **{name: round(percent / 100, 6) for name, percent in figures}}
+    metrics = zip(("accuracy", "f1", "precision", "recall"), PAPER_RESULTS[dataset][method], strict=True)
+    return {"method": method, **{name: round(percent / 100, 6) for name, percent in metrics}}

@@ -44,7 +44,7 @@ def publish(
         class_map: Text file with the name of a class on each line, as train.py's `--class-map`; by default the one
             that train.py's arguments in the checkpoint name.
         metrics: JSON file of an object whose numbers become the card's metrics; what `evaluate` and `average` write
-            also gives the card their intervals and the paper's figures. Anything else in it is left out.
+            also gives the card their intervals and the paper's metrics. Anything else in it is left out.
         repo_id: Repository, `NAMESPACE/model_name.dataset` by default.
         private: Whether a new repository is private.
         dry_run: Directory to write the files to instead of uploading them.

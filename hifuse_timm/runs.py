@@ -122,8 +122,8 @@ def _check_run(content: dict, what: str) -> None:
         if spread is not None:
             _check_fields({name: spread}, {name: _FIELDS_OF_SPREAD}, what, "spread.")
     if content["paper"] is not None:
-        figures = dict.fromkeys(content["paper"], _FRACTION)
-        _check_fields(content["paper"], figures | {"method": _TEXT}, what, "paper.")
+        numbers = dict.fromkeys(content["paper"], _FRACTION)
+        _check_fields(content["paper"], numbers | {"method": _TEXT}, what, "paper.")
 
 
 def _check_fields(content: dict, fields: dict[str, _Kind | dict], what: str, within: str = "") -> None:

@@ -1,7 +1,7 @@
-"""Average the figures of several runs of evaluate.
+"""Average the metrics of several runs of evaluate.
 
 Average what evaluate --json wrote of one model on one dataset, as on the two folds of Kvasir, and show the spread,
-beside the paper's figures.
+beside the paper's metrics.
 """
 
 from argparse import ArgumentParser, Namespace

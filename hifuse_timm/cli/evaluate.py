@@ -1,7 +1,7 @@
-"""Measure a model on a split of a dataset, beside the paper's figures.
+"""Measure a model on a split of a dataset, beside the paper's metrics.
 
 Measure any timm model on images in DIR/SPLIT/CLASS/*: accuracy, macro F1, precision and recall (paper, Section 4.2),
-balanced accuracy, macro AUROC, expected calibration error and figures of each class, with bootstrap intervals; beside
+balanced accuracy, macro AUROC, expected calibration error and metrics of each class, with bootstrap intervals; beside
 the paper's where DIR/dataset.json, as prepare writes it, names one of its datasets. Needs pip install
 'hifuse-timm[medical]'.
 """
@@ -36,7 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_class_map(parser)
     parser.add_argument("--data-dir", required=True, metavar="DIR", help="dataset, as prepare writes it")
     parser.add_argument("--split", default="test", metavar="NAME", help="folder of DIR to measure on (default: test)")
-    parser.add_argument("--json", metavar="FILE", help="write all figures, for average and for publish --metrics")
+    parser.add_argument("--json", metavar="FILE", help="write all metrics, for average and for publish --metrics")
     parser.add_argument(
         "--predictions", metavar="FILE.csv", help="write true and predicted class and probabilities by image"
     )

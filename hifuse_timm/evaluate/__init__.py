@@ -1,4 +1,4 @@
-"""Evaluation of any timm model on image folders, with the metrics of the paper's Section 4.2 and beside its figures."""
+"""Evaluation of any timm model on image folders, with the metrics of the paper's Section 4.2 and beside the paper's."""
 
 from ..files import check_writable
 from ..files import write_json as save_json

@@ -18,7 +18,7 @@ def average(runs: list[str | Path]) -> dict:
 
     Returns:
         A result as that of an evaluation, with the means of the metrics at the top, `spread` (standard deviation of the
-        sample, least and greatest) in the place of the intervals, and the figures of each run.
+        sample, least and greatest) in the place of the intervals, and the metrics of each run.
 
     Raises:
         ValueError: If there are fewer than two runs, one is given twice or is no evaluation, or they differ in

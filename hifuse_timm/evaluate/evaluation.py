@@ -1,4 +1,4 @@
-"""Evaluation of any timm model on image folders, with the metrics of the paper's Section 4.2 and beside its figures.
+"""Evaluation of any timm model on image folders, with the metrics of the paper's Section 4.2 and beside the paper's.
 
 Everything here needs `pip install 'hifuse-timm[medical]'`. What the metrics do with classes that never occur or that
 are never predicted is in `hifuse_timm.evaluate.metrics`.
@@ -74,7 +74,7 @@ class Evaluation:
 
         r = self.result
         title = f"{r['architecture']} on {r['title']}, {r['split']}"
-        auroc = [figures["auroc"] for figures in r["per_class"].values()]
+        auroc = [metrics["auroc"] for metrics in r["per_class"].values()]
         figures = {
             "confusion_matrix": draw_confusion(torch.tensor(r["confusion"]), self.classes, title),
             "roc": draw_roc(self.probs, self.targets, self.classes, auroc, title),
@@ -244,11 +244,11 @@ def _measure(trained: Trained, probs: torch.Tensor, targets: torch.Tensor, resam
     """The metrics of the predictions at the top, their intervals, and those of each class."""
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-    figures, by_class = compute_metrics(probs, targets)
+    metrics, by_class = compute_metrics(probs, targets)
     intervals, class_intervals = bootstrap_intervals(probs, targets, resamples=resamples, seed=seed)
     confusion = multiclass_confusion_matrix(probs.argmax(1), targets, probs.shape[1])
     return dict(
-        **figures,
+        **metrics,
         counts=dict(images=len(targets), classes=len(confusion)),
         intervals=dict(
             level=0.95, method="percentile bootstrap over images", resamples=resamples, seed=seed, **intervals
