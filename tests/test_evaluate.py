@@ -58,18 +58,18 @@ def same(values, expected, tolerance=2e-6):
 @pytest.mark.parametrize("case", CASES)
 def test_metrics_are_scikit_learns(case):
     probs, targets = predictions(**CASES[case])
-    figures, by_class = compute_metrics(probs, targets)
+    metrics, by_class = compute_metrics(probs, targets)
     num_classes, predicted = probs.shape[1], probs.argmax(1)
     truth = np.arange(num_classes) == targets.numpy()[:, None]
     support = dict(labels=range(num_classes), zero_division=0)
 
     precision, recall, f1, _ = precision_recall_fscore_support(targets, predicted, average="macro", **support)
-    assert same([figures[name] for name in ("precision", "recall", "f1")], [precision, recall, f1])
-    assert same(figures["accuracy"], (predicted == targets).double().mean())
-    assert same(figures["balanced_accuracy"], balanced_accuracy_score(targets, predicted))
+    assert same([metrics[name] for name in ("precision", "recall", "f1")], [precision, recall, f1])
+    assert same(metrics["accuracy"], (predicted == targets).double().mean())
+    assert same(metrics["balanced_accuracy"], balanced_accuracy_score(targets, predicted))
     areas = [roc_auc_score(truth[:, k], probs[:, k]) if truth[:, k].any() else np.nan for k in range(num_classes)]
     assert same(by_class["auroc"], areas)
-    assert same(figures["auroc"], np.nanmean(areas))
+    assert same(metrics["auroc"], np.nanmean(areas))
     precision, recall, f1, _ = precision_recall_fscore_support(targets, predicted, **support)
     assert same([by_class[name] for name in ("precision", "recall", "f1")], [precision, recall, f1])
     specificity = [1 - (predicted.numpy() == k)[~truth[:, k]].mean() for k in range(num_classes)]
@@ -82,17 +82,17 @@ def test_calibration_error_is_that_of_the_predicted_class_in_15_bins():
     confidence, hit = probs.amax(1).numpy(), (probs.argmax(1) == targets).numpy()
     bins = np.minimum((confidence * 15).astype(int), 14)
     expected = sum(abs(hit[bins == b].mean() - confidence[bins == b].mean()) * (bins == b).mean() for b in set(bins))
-    figures, _ = compute_metrics(probs, targets)
-    assert same(figures["ece"], expected)
+    metrics, _ = compute_metrics(probs, targets)
+    assert same(metrics["ece"], expected)
 
 
 def test_what_is_undefined_is_none():
     probs, _ = predictions()
-    figures, by_class = compute_metrics(probs, torch.full((len(probs),), 3))
-    assert figures["auroc"] is None and by_class["auroc"] == [None] * 7
+    metrics, by_class = compute_metrics(probs, torch.full((len(probs),), 3))
+    assert metrics["auroc"] is None and by_class["auroc"] == [None] * 7
     intervals, of_classes = bootstrap_intervals(probs, torch.full((len(probs),), 3), resamples=10)
     assert intervals["auroc"] is None and of_classes["auroc"] == [None] * 7
-    assert intervals["accuracy"][0] <= figures["accuracy"] <= intervals["accuracy"][1]
+    assert intervals["accuracy"][0] <= metrics["accuracy"] <= intervals["accuracy"][1]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -100,23 +100,23 @@ def test_a_resample_is_measured_as_if_its_images_stood_there(case):
     probs, targets = predictions(**CASES[case])
     drawn = torch.randint(len(targets), (3, len(targets)), generator=torch.Generator().manual_seed(1))
     times = torch.stack([row.bincount(minlength=len(targets)) for row in drawn])
-    figures, by_class = _weighted_metrics(probs, targets)(times.double())
+    metrics, by_class = _weighted_metrics(probs, targets)(times.double())
     for i, row in enumerate(drawn):
         expected, of_classes = compute_metrics(probs[row], targets[row])
-        assert same([figures[name][i] for name in METRICS], [expected[name] for name in METRICS])
+        assert same([metrics[name][i] for name in METRICS], [expected[name] for name in METRICS])
         assert same([by_class[name][i].tolist() for name in CLASS_METRICS], [of_classes[n] for n in CLASS_METRICS])
 
 
 def test_intervals_bracket_the_figures_repeat_and_have_the_width_of_theory():
     probs, targets = predictions(images=1500)
-    figures, by_class = compute_metrics(probs, targets)
+    metrics, by_class = compute_metrics(probs, targets)
     intervals, of_classes = bootstrap_intervals(probs, targets, resamples=1000)
     for name in METRICS:
-        assert intervals[name][0] < figures[name] < intervals[name][1]
+        assert intervals[name][0] < metrics[name] < intervals[name][1]
     for name in CLASS_METRICS:
         for value, (lower, upper) in zip(by_class[name], of_classes[name], strict=True):
             assert lower < value < upper
-    accuracy = figures["accuracy"]
+    accuracy = metrics["accuracy"]
     width = 2 * 1.96 * (accuracy * (1 - accuracy) / 1500) ** 0.5
     assert intervals["accuracy"][1] - intervals["accuracy"][0] == pytest.approx(width, rel=0.1)
     assert bootstrap_intervals(probs, targets, resamples=1000) == (intervals, of_classes)
@@ -133,7 +133,7 @@ def test_paper_is_quoted_as_it_is_printed():
     assert PAPER_RESULTS["kvasir"]["HiFuse_Tiny"] == (84.85, 84.89, 84.96, 84.90)
     # the abstract: higher than the baseline by
     for tag, gain in (("isic2018", 7.6), ("covid19ct", 21.5), ("kvasir", 10.4)):
-        accuracies = {method: figures[0] for method, figures in PAPER_RESULTS[tag].items()}
+        accuracies = {method: metrics[0] for method, metrics in PAPER_RESULTS[tag].items()}
         assert max(accuracies.values()) - accuracies["ConvNeXt-B"] == pytest.approx(gain)
         assert len(accuracies) == 12
     # what the number of test images allows: 186, and two folds of 2,000
@@ -238,10 +238,10 @@ def test_json_has_the_figures_of_the_predictions_at_the_top(run):
     result = json.loads((run / "run.json").read_text())
     rows, probs = read_predictions(run / "predictions.csv")
     targets = torch.tensor([LABELS.index(row["class"]) for row in rows])
-    figures, by_class = compute_metrics(torch.tensor(probs), targets)
+    metrics, by_class = compute_metrics(torch.tensor(probs), targets)
     numbers = {k: v for k, v in result.items() if isinstance(v, (int, float))}
     assert list(numbers) == list(METRICS)
-    assert same(list(numbers.values()), [figures[name] for name in METRICS], 1e-5)
+    assert same(list(numbers.values()), [metrics[name] for name in METRICS], 1e-5)
     assert (result["architecture"], result["dataset"], result["split"]) == ("hifuse_tiny", "isic2018", "test")
     assert result["counts"] == dict(images=24, classes=7)
     assert result["paper"]["method"] == "HiFuse_Tiny" and result["paper"]["accuracy"] == 0.8299
@@ -268,16 +268,16 @@ def test_command_repeats_itself_to_the_byte(run, data, checkpoint, tmp_path, cap
     assert (tmp_path / "p.csv").read_bytes() == (run / "predictions.csv").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["p.csv", "run.json"]
     printed = capsys.readouterr().out
-    figures = json.loads((run / "run.json").read_text())
+    metrics = json.loads((run / "run.json").read_text())
     assert "hifuse_tiny on ISIC 2018, test: 24 images, 7 classes\n" in printed
-    lower, upper = (f"{100 * bound:.2f}" for bound in figures["intervals"]["accuracy"])
+    lower, upper = (f"{100 * bound:.2f}" for bound in metrics["intervals"]["accuracy"])
     words = [
-        f"{100 * figures['accuracy']:.2f}",
+        f"{100 * metrics['accuracy']:.2f}",
         lower,
         "-",
         upper,
         "82.99",
-        f"{100 * figures['accuracy'] - 82.99:+.2f}",
+        f"{100 * metrics['accuracy'] - 82.99:+.2f}",
     ]
     assert next(line for line in printed.splitlines() if line.startswith("accuracy")).split() == ["accuracy", *words]
     assert next(line for line in printed.splitlines() if line.startswith(MISSING)).split()[-1] == "n/a"
@@ -335,7 +335,7 @@ def test_classes_without_a_description_are_those_that_train_py_saw(run, data, ch
 
 
 def test_figures_go_with_the_weights_to_the_hub_and_back(data, full_width, tmp_path):
-    """evaluate, publish with its JSON, and evaluate what was published: the same figures."""
+    """evaluate, publish with its JSON, and evaluate what was published: the same metrics."""
     args = argparse.Namespace(img_size=64, mean=[0.4, 0.4, 0.4])
     torch.save(dict(state_dict=full_width("hifuse_tiny").state_dict(), args=args), tmp_path / "last.pth.tar")
     assert evaluate(data, tmp_path / "last.pth.tar", "--json", tmp_path / "run.json") == 0
@@ -488,7 +488,7 @@ def test_missing_library_is_named_with_its_extra(data, checkpoint, monkeypatch, 
 
 @pytest.fixture
 def runs(run, tmp_path):
-    """Two runs that differ in figures."""
+    """Two runs that differ in metrics."""
     first = json.loads((run / "run.json").read_text())
     second = first | dict(accuracy=first["accuracy"] + 0.1, f1=first["f1"] + 0.02, auroc=None)
     paths = []
@@ -532,7 +532,7 @@ def test_average_goes_into_the_card(runs, full_width, tmp_path, capsys):
     assert "Means of 2 runs on 48 images in all" in text
     assert f"| accuracy | {mean['accuracy']:.4f} | {mean['spread']['accuracy']['std']:.4f} | 0.8299 |" in text
     capsys.readouterr()
-    assert main([*publish, "covid19ct"]) == 1  # not the figures of these weights
+    assert main([*publish, "covid19ct"]) == 1  # not the metrics of these weights
     expected = "are of hifuse_tiny on isic2018, expected those of hifuse_tiny on covid19ct"
     assert expected in capsys.readouterr().err
 

@@ -16,8 +16,8 @@ from torch import nn
 from hifuse_timm.__main__ import main
 from hifuse_timm.explain import explain, find_layer, grad_cam, heat_map
 
-SIZE, BLOB, STRIDE = 96, 12, 16  # pixels of an image, of its blob, and for a position of the last map
-# A HiFuse of three stages: its last map has 6x6 positions of such an image.
+SIZE, BLOB, STRIDE = 96, 12, 16  # pixels of an image, of its blob, and for a token of the last map
+# A HiFuse of three stages: its last map has 6x6 tokens of such an image.
 SMALL = dict(dims=(16, 32, 64), depths=(1, 1, 1), num_heads=(1, 2, 4), num_classes=len(blobs.CLASSES))
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
@@ -90,7 +90,7 @@ def run(checkpoint, tmp_path, capsys):
 
 
 def share_on_blob(maps: np.ndarray, samples) -> np.ndarray:
-    """The share of each map's mass within a position of the blob, as a multiple of that place's share of the area."""
+    """The share of each map's mass within a token of the blob, as a multiple of that place's share of the area."""
     ratios = []
     for heat, (_, _, box) in zip(maps, samples, strict=True):
         left, top, right, bottom = np.clip(np.add(box, [-STRIDE, -STRIDE, STRIDE, STRIDE]), 0, SIZE)
@@ -146,7 +146,7 @@ def swap_channels(output):
     return output.permute(0, 3, 1, 2)
 
 
-# Of 64 pixels, stage 1 has maps of 16 channels and 16x16 positions, which look alike in either layout.
+# Of 64 pixels, stage 1 has maps of 16 channels and 16x16 tokens, which look alike in either layout.
 @pytest.mark.parametrize(
     ("layer", "name", "to_map"),
     [
