@@ -402,7 +402,7 @@ class HiFuseStage(nn.Module):
     def fuse_maps(
         self, local_map: torch.Tensor, global_map: torch.Tensor | None, fused: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """forward() for all images at once."""
+        """The stage for all images at once, as forward()."""
         local_map = self.local_downsample(local_map)
         if self.grad_checkpointing and not torch.jit.is_scripting():
             local_map = checkpoint_seq(self.local_blocks, local_map)
