@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from hifuse_timm import evaluate
+from hifuse_timm import loading
 
 from ..networks.specs import Spec, build, parse_spec
 from .runner import NetworkRunner
 
-PRECISIONS = evaluate.PRECISIONS | dict(tf32=torch.float32)  # tf32 is float32 whose products are rounded
+PRECISIONS = loading.PRECISIONS | dict(tf32=torch.float32)  # tf32 is float32 whose products are rounded
 MODES = ("inference", "training")
 
 
