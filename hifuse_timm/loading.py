@@ -24,7 +24,7 @@ from timm.models import (
 from torch import nn
 
 from .checkpoint import Checkpoint, read_checkpoint
-from .convert import check_architecture, convert_state_dict
+from .convert import Architecture, check_architecture, convert_state_dict
 from .datasets import read_description
 from .errors import first_line, shorten
 from .hifuse import HiFuse
@@ -150,6 +150,7 @@ def load_trained(
         state_dict = loaded.state_dict
         if architecture.startswith("hifuse_"):
             state_dict, _ = convert_state_dict(state_dict)
+            _check_extent(model_args, Architecture.of(state_dict))
         model_args = _read_off(state_dict, base["pretrained_cfg"], args, class_names) | model_args
         model = _build(architecture, image_args, base | model_args, name, pretrained=False)
         _load_weights(model, state_dict, f"checkpoint {checkpoint} does not fit {name}")
@@ -247,6 +248,18 @@ def _network_args(architecture: str) -> set[str]:
     return {name for c in classes for name in inspect.signature(c).parameters} - _NOT_OF_NETWORKS
 
 
+def _check_extent(model_args: dict, weights: Architecture) -> None:
+    """Check that a HiFuse is as large as its weights, before it takes time and memory."""
+    extent = dict(dims=weights.dims, depths=weights.local_depths)
+    if any(weights.global_depths):  # the local branch alone leaves the others unread
+        extent |= dict(global_depths=weights.global_depths, num_heads=weights.num_heads)
+        extent |= dict(window_size=weights.window_size)
+    for key, value in extent.items():
+        given = model_args.get(key, value)
+        if (tuple(given) if isinstance(given, list) else given) not in (None, value):
+            raise ValueError(f"the checkpoint is of {weights}, its model_kwargs say {key}={given!r:.80}")
+
+
 def _read_off(state_dict: dict, cfg: dict, args: dict, class_names: list[str] | None) -> dict:
     """The arguments of the network that train.py has options for: from the weights, else from the arguments."""
     found = {}
@@ -303,7 +316,7 @@ def _resolve_transform(model: nn.Module, args: dict, name: str, loaded: Checkpoi
         if loaded is not None and loaded.training_args:
             config["crop_mode"] = "center"  # whatever the model's own settings say
         return config, create_transform(**config)
-    except (AttributeError, KeyError, TypeError) as e:
+    except (ArithmeticError, AssertionError, AttributeError, KeyError, TypeError) as e:
         raise ValueError(f"model {name} has settings of images that timm cannot read ({e!r:.200})") from e
 
 

@@ -181,6 +181,29 @@ def test_checkpoint_of_a_local_directory_is_its_network_with_the_weights_of_the_
     assert_same(seen, save.model)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(mean={}),
+        dict(mean="x"),
+        dict(std=[0, 0, 0]),
+        dict(input_size=[3]),
+        dict(interpolation="x"),
+        dict(crop_pct="x"),
+    ],
+)
+def test_settings_of_a_directory_that_make_no_transform_are_one_error(change, data, tmp_path, capsys):
+    model = timm.create_model("hifuse_tiny", num_classes=2, **HIFUSE)
+    timm.models.save_for_hf(model, tmp_path / "saved", model_args=HIFUSE, safe_serialization=True)
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    config["pretrained_cfg"] |= change
+    (tmp_path / "saved" / "config.json").write_text(json.dumps(config))
+    for command, weights in ((evaluate, ["--pretrained"]), (explain, [])):
+        assert command(data, "--model", f"local-dir:{tmp_path / 'saved'}", *weights) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1
+
+
 def test_one_file_gives_one_error(data, save, capsys):
     for options, words in (
         (["--model", "test_convnet"], "model 'test_convnet' is not known to timm: near it are test_convnext"),
@@ -301,9 +324,11 @@ def test_what_timm_takes_for_itself_is_not_of_a_network_whatever_its_class_takes
 @pytest.mark.parametrize(
     ("model_kwargs", "words"),
     [
-        (HIFUSE | dict(window_size="wide"), "model hifuse_tiny cannot be built with"),
-        (HIFUSE | dict(dims=[]), "model hifuse_tiny cannot be built with"),
-        (HIFUSE | dict(window_size=9), "the checkpoint is of a HiFuse of dims (16, 32)"),
+        (HIFUSE | dict(window_size=100_000), "its model_kwargs say window_size=100000"),
+        (HIFUSE | dict(depths=[10**9, 1]), "its model_kwargs say depths=[1000000000, 1]"),
+        (HIFUSE | dict(dims=[]), "its model_kwargs say dims=[]"),
+        (HIFUSE | dict(branches="local"), "the checkpoint is of a HiFuse of dims (16, 32)"),
+        (HIFUSE | dict(drop_path_rate="much"), "model hifuse_tiny cannot be built with"),
         (HIFUSE | dict(img_size=[]), "model hifuse_tiny cannot be built with"),
     ],
 )
@@ -467,6 +492,7 @@ def test_links_count_no_image_twice(data, save, tmp_path, caplog):
     (folder / "deeper").mkdir()
     (folder / "deeper" / "loop").symlink_to(data)
     (folder / "again.png").symlink_to(folder / "0.png")
+    (data / "test" / "CT_ALIAS").symlink_to(folder)  # sorted before what it leads to
     (tmp_path / "elsewhere").mkdir()
     (data / "test" / "CT_NonCOVID").rename(tmp_path / "elsewhere" / "images")
     (data / "test" / "CT_NonCOVID").symlink_to(tmp_path / "elsewhere" / "images")  # a link that is no loop
