@@ -50,7 +50,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "for the grid of stages and branches; for any model a name of named_modules(). By default the last layer "
         "before the head",
     )
-    parser.add_argument("--data-dir", metavar="DIR", help="prepared dataset whose dataset.json names the classes")
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="dataset whose dataset.json, or train folder, names the classes"
+    )
     parser.add_argument("--device", metavar="DEVICE", help="as cpu or cuda:1; CUDA where there is one by default")
     parser.add_argument(
         "--out",

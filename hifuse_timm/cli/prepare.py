@@ -5,10 +5,9 @@ DIR/val/CLASS and DIR/test/CLASS for timm's scripts, with splits.csv and dataset
 DIR/fold2 of this form. Unpacked images are hard-linked where the file system allows.
 """
 
-import json
 from argparse import ArgumentParser, Namespace
 
-from ..datasets import DATASETS
+from ..datasets import DATASETS, read_description
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -58,7 +57,7 @@ def run(args: Namespace) -> None:
         allow_incomplete=args.allow_incomplete,
     )
     for folder in folders:
-        dataset = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        dataset = read_description(folder)
         sizes = ", ".join(f"{sum(counts.values()):,} {split}" for split, counts in dataset["counts"].items())
         print(f"{folder}: {dataset['title']}, {len(dataset['classes'])} classes, {sizes} images")
     for finding in dataset["findings"]:

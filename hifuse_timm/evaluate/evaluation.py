@@ -16,6 +16,7 @@ import timm
 import torch
 from PIL import Image
 from timm.utils import reparameterize_model
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..datasets import read_description
@@ -147,7 +148,8 @@ def evaluate(
         OSError: If a folder or a file is missing, or the weights cannot be had.
         RuntimeError: If a library is missing, timm does not know the model, or it has no pretrained weights.
     """
-    tqdm, torchmetrics = require("tqdm", "medical").tqdm, require("torchmetrics", "medical")
+    require("tqdm", "medical")
+    torchmetrics = require("torchmetrics", "medical")
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is not known: expected one of {', '.join(PRECISIONS)}")
     if workers is None:
@@ -181,12 +183,10 @@ def evaluate(
         )
     if fuse:
         _fuse(trained)
-    files = [os.path.relpath(path, data_dir) for path, _ in images.samples]
     loader = DataLoader(
         _Images(images, trained), batch_size=batch_size, num_workers=workers, pin_memory=device.type == "cuda"
     )
-    with tqdm(total=len(files), desc=split, unit="image", disable=None) as progress:
-        probs, targets = _predict(trained.model, loader, device, PRECISIONS[precision], files, data_dir, progress)
+    probs, targets = _predict(trained.model, loader, device, PRECISIONS[precision], data_dir)
     result = dict(
         **_measure(trained, probs, targets, resamples, seed),
         kind="evaluation",
@@ -211,6 +211,7 @@ def evaluate(
             torchmetrics=torchmetrics.__version__,
         ),
     )
+    files = [os.path.relpath(path, data_dir) for path, _ in images.samples]
     return Evaluation(result, files, list(trained.class_names), probs, targets)
 
 
@@ -289,7 +290,7 @@ class _Images(Dataset):
         return self.transform(image), target
 
 
-def _find_fault(path: Path) -> str:
+def _find_fault(path: str) -> str:
     """Why an image cannot be read, as the processes that read images hand on numbers alone."""
     try:
         open_image(path)
@@ -299,18 +300,25 @@ def _find_fault(path: Path) -> str:
 
 
 @torch.inference_mode()
-def _predict(network, loader, device, dtype, files, data_dir, progress) -> tuple[torch.Tensor, torch.Tensor]:
+def _predict(
+    network: nn.Module, loader: DataLoader, device: torch.device, dtype: torch.dtype, data_dir: Path
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Probabilities, (N, K) in float64, and class indices, (N,)."""
+    from tqdm import tqdm
+
     probs, targets = [], []
     autocast = nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+    with (
+        tqdm(total=len(loader.dataset), desc="images", unit="image", disable=None) as progress,
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+    ):
         for images, batch_targets in loader:
             if (batch_targets == _UNREADABLE).any():
                 unreadable = (batch_targets == _UNREADABLE).nonzero().flatten().tolist()
-                bad = [files[sum(map(len, probs)) + i] for i in unreadable]
+                bad = [loader.dataset.samples[sum(map(len, probs)) + i][0] for i in unreadable]
                 raise ValueError(
-                    f"{shorten(bad)} in {data_dir} cannot be read as images: replace or remove them; "
-                    f"{_find_fault(data_dir / bad[0])}"
+                    f"{shorten([os.path.relpath(path, data_dir) for path in bad])} in {data_dir} cannot be read as "
+                    f"images: replace or remove them; {_find_fault(bad[0])}"
                 )
             with autocast:
                 logits = network(images.to(device, non_blocking=True))
@@ -318,6 +326,6 @@ def _predict(network, loader, device, dtype, files, data_dir, progress) -> tuple
                 advice = "" if dtype == torch.float32 else "; try precision float32"
                 raise ValueError(f"the network's outputs are not finite{advice}")
             probs.append(logits.cpu().double().softmax(1))
-            targets.append(batch_targets.cpu())
+            targets.append(batch_targets)
             progress.update(len(images))
     return torch.cat(probs), torch.cat(targets)
