@@ -4,7 +4,6 @@ import argparse
 import copy
 import pickle
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -214,17 +213,23 @@ def _read(path: str | Path) -> dict:
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as e:
+    except Exception as e:  # also of kinds of numbers that one of the two libraries does not know yet
         raise ValueError(
-            f"checkpoint {path} is no whole safetensors file ({e}); it may be truncated: copy or download it again"
+            f"checkpoint {path} is no whole safetensors file ({first_line(e)}); it may be truncated: copy or download "
+            "it again"
         ) from e
+
+
+def _starts_as_zip(path: Path) -> bool:
+    with path.open("rb") as f:
+        return f.read(4) == b"PK\3\4"
 
 
 def _read_pickle(path: Path) -> dict:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             # of a zip, which torch.save writes since 1.6, tensors are read when they are used
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=_starts_as_zip(path))
     except pickle.UnpicklingError as e:
         if refused := re.search(r"GLOBAL ([\w.]+)", str(e)):
             raise ValueError(

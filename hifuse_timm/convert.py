@@ -395,8 +395,10 @@ def summarize_conversion(conversion: Conversion) -> str:
     if dropped:
         lines.append(summarize_dropped(dropped))
     name, kwargs = architecture.recipe
-    trained_with = conversion.checkpoint.training_args.get("model_kwargs") or {}
-    kwargs |= {key: trained_with[key] for key in ("shortcut", "global_pool") if key in trained_with}  # no weights tell
+    training_args = conversion.checkpoint.training_args  # for what no weights tell
+    trained_with = dict(global_pool=training_args.get("gp") or None) | (training_args.get("model_kwargs") or {})
+    told = ((key, trained_with.get(key)) for key in ("shortcut", "global_pool"))
+    kwargs |= {key: value for key, value in told if value is not None}
     call = _format_call(name, dict(kwargs, pretrained=True, pretrained_cfg_overlay=dict(file=str(conversion.output))))
     lines.append(f"written to {conversion.output}; {call} loads it")
     return "\n".join(lines)

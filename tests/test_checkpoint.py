@@ -4,12 +4,13 @@ import argparse
 import pickle
 import re
 import resource
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 import pytest
 import timm
 import torch
 from conftest import NARROW
+from fuzz_checkpoints import load_in_every_way, write_checkpoint
 from parity import MODELS, authors_state_dict, narrow_authors_state_dict
 from safetensors.torch import save_file
 
@@ -497,3 +498,9 @@ def test_weights_that_are_not_finite_are_refused_as_pretrained(narrow, state_dic
     torch.save(state_dict, tmp_path / "weights.pth")
     with pytest.raises(ValueError, match="weights are not finite, .*: local_stem.0.bias$"):
         narrow(pretrained=True, pretrained_cfg_overlay=dict(file=str(tmp_path / "weights.pth")))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_and_hostile_checkpoints_load_or_are_refused(tmp_path):
+    taken = Counter(load_in_every_way(write_checkpoint(seed, tmp_path)) for seed in range(25))
+    assert taken[True] and taken[False]

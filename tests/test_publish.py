@@ -1,4 +1,4 @@
-"""What `publish` and `convert` write, and what they refuse before any long work."""
+"""What `publish` writes, and what it refuses before any long work."""
 
 import argparse
 import json
@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from conftest import NARROW
 from huggingface_hub import ModelCard
-from parity import MODELS, authors_state_dict, narrow_authors_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from hifuse_timm.__main__ import main
 from hifuse_timm.datasets import DATASETS
@@ -227,49 +225,15 @@ def test_publish_refuses_metrics_of_another_form(content, words, narrow_file, tm
     assert words in capsys.readouterr().err
 
 
+def test_weights_that_are_not_finite_are_not_published(checkpoint, tmp_path, capsys):
+    content = torch.load(checkpoint, weights_only=False)
+    content["state_dict_ema"]["head.fc.bias"] = torch.full((7,), torch.inf)
+    torch.save(content, tmp_path / "diverged.pth.tar")
+    assert publish(tmp_path / "diverged.pth.tar", "--dry-run", str(tmp_path / "out")) == 1
+    assert "not finite, as after a training that diverged: head.fc.bias" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_errors_are_one_line_without_a_traceback(capsys):
     assert main(["convert", "none.pth", "out.safetensors"]) == 1
     assert capsys.readouterr().err == "error: checkpoint none.pth does not exist or is not a file\n"
-
-
-# convert
-
-
-def test_authors_checkpoint_is_recognised_converted_and_loads(tmp_path, capsys):
-    source, output = tmp_path / "best.pth", tmp_path / "ours.safetensors"
-    torch.save({"net": authors_state_dict("tiny"), "epoch": 99}, source)
-    assert main(["convert", str(source), str(output)]) == 0
-    printed = capsys.readouterr().out
-    counts = MODELS["variants"]["tiny"]
-    assert "is of hifuse_tiny (depthwise IRMLP), with 7 classes" in printed
-    assert f"parameters that never run: {counts['parameters'] - counts['live_parameters']:,}" in printed
-    assert "fu*.W: " in printed and "layers*.blocks.*.norm2: " in printed
-
-    converted = timm.create_model("hifuse_tiny", pretrained=True, pretrained_cfg_overlay=dict(file=str(output)))
-    direct = timm.create_model("hifuse_tiny", pretrained=True, pretrained_cfg_overlay=dict(file=str(source)))
-    torch.testing.assert_close(converted.state_dict(), direct.state_dict(), rtol=0, atol=0)
-    assert set(load_file(output)) == set(converted.state_dict())
-
-
-def test_authors_checkpoint_of_no_variant_is_described(tmp_path, capsys):
-    source, output = tmp_path / "best.pth", tmp_path / "ours.safetensors"
-    torch.save(narrow_authors_state_dict(), source)
-    assert main(["convert", str(source), str(output)]) == 0
-    assert "is of a HiFuse of dims (16, 32, 64, 128), depths (2, 2, 2, 2) local" in capsys.readouterr().out
-    timm.create_model("hifuse_tiny", pretrained=True, pretrained_cfg_overlay=dict(file=str(output)), **NARROW)
-
-
-def test_convert_refuses_what_it_cannot_write(narrow_file, tmp_path, capsys):
-    assert main(["convert", str(narrow_file), str(tmp_path / "out.pth")]) == 1
-    assert "out.pth must end in .safetensors" in capsys.readouterr().err
-    assert main(["convert", str(narrow_file), str(tmp_path / "missing" / "out.safetensors")]) == 1
-    assert "missing, to write out.safetensors in, does not exist" in capsys.readouterr().err
-
-
-def test_convert_that_fails_leaves_the_old_file(tmp_path, capsys):
-    source, output = tmp_path / "foreign.pth", tmp_path / "out.safetensors"
-    torch.save({"conv1.weight": torch.zeros(1)}, source)
-    output.write_bytes(b"old")
-    assert main(["convert", str(source), str(output)]) == 1
-    assert "not those of a HiFuse" in capsys.readouterr().err
-    assert output.read_bytes() == b"old"
