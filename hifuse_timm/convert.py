@@ -183,7 +183,7 @@ class Architecture:
             return f"a HiFuse of {layout}, local branch alone"
         attention = "" if self.branch_attention else "no branch attention, "
         heads = f"heads {self.num_heads}, windows of {self.window_size}"
-        return f"a HiFuse of {layout} local and {self.global_depths} global, {heads}, {attention}{kind}"
+        return f"a HiFuse of {layout} local and {self.global_depths} global, {attention}{kind}, {heads}"
 
 
 def _get_shape(state_dict: dict[str, torch.Tensor], key: str, num_dims: int) -> tuple[int, ...]:
