@@ -33,6 +33,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from .errors import first_line, require
 from .pixels import ImageError, check_size, to_8_bits
+from .text import abbreviate
 
 __all__ = [
     "FORMATS",
@@ -84,7 +85,7 @@ def open_image(path: str | Path, mode: str | None = None) -> Image.Image:
                     "training, as prepare does, and here in the same way"
                 )
         except ImageError as e:
-            raise ImageError(f"{path} {e}") from e
+            raise ImageError(f"{path} {abbreviate(e, 800)}") from e
     return to_mode(image, mode or ("L" if image.mode not in _MODES else image.mode))
 
 
