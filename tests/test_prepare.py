@@ -727,7 +727,10 @@ def test_split_without_a_class_is_refused(damaged):
     [
         ("imagenet", {}, "dataset 'imagenet' is not known: expected one of isic2018, covid19ct, kvasir"),
         ("kvasir", dict(group_by="lesion"), "group_by 'lesion' is for isic2018 only"),
-        ("isic2018", dict(group_by="patient"), "group_by 'patient' is not known"),
+        ("isic2018", dict(group_by="eye"), "group_by 'eye' is not known: expected 'lesion' or 'patient'"),
+        ("isic2018", dict(group_by="patient"), "group_by 'patient' is for covid19ct only"),
+        ("covid19ct", dict(group_by="patient", split="official"), "group_by 'patient' is for the split 'paper'"),
+        ("kvasir", dict(test="official"), "test 'official' is for isic2018 only"),
         ("isic2018", dict(split="paper"), "split 'paper' is for covid19ct only"),
         ("covid19ct", dict(split="random"), "split 'random' is not known"),
         ("covid19ct", dict(val_share=0.1), "val_share 0.1 is not for covid19ct"),
@@ -855,7 +858,7 @@ def test_folder_in_which_a_user_keeps_something_is_not_replaced(tag, kept, when,
 
     if when == "before":
         keep()
-        monkeypatch.setattr(preparation, "read_layout", None)  # refused before anything is read
+        monkeypatch.setattr(preparation, "_check_images", None)  # refused before anything is read
     else:
         write_images = preparation._write_images
         monkeypatch.setattr(preparation, "_write_images", lambda *args: (write_images(*args), keep()))

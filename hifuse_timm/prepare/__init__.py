@@ -1,5 +1,6 @@
-"""The paper's datasets, from what their providers publish to folders that timm's scripts and readers take."""
+"""Datasets as published, or one's own, to folders that timm's scripts and readers take."""
 
-from .preparation import prepare
+from .own import Columns, prepare_images
+from .published import prepare
 
-__all__ = ["prepare"]
+__all__ = ["Columns", "prepare", "prepare_images"]

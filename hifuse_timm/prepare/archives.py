@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from timm.data.readers import get_img_extensions
 
-__all__ = ["Finding", "Part", "SourceFile", "find_part", "is_image"]
+__all__ = ["Finding", "Part", "SourceFile", "find_part", "is_image", "list_all"]
 
 # What operating systems leave in folders and archives.
 _LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
@@ -68,6 +68,17 @@ class Part:
     files: dict[str, SourceFile] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
+    def read_bytes(self, path: str) -> bytes:
+        """Read a file.
+
+        Raises:
+            ValueError: If it is a damaged member of an archive.
+        """
+        try:
+            return self.files[path].read()
+        except (zipfile.BadZipFile, zlib.error) as e:
+            raise ValueError(f"{path} in {self.location} cannot be read: {e}") from e
+
     def read_text(self, path: str) -> str:
         """Read a text file.
 
@@ -75,8 +86,8 @@ class Part:
             ValueError: If it is no text.
         """
         try:
-            return self.files[path].read().decode("utf-8-sig")
-        except (UnicodeDecodeError, zipfile.BadZipFile, zlib.error) as e:
+            return self.read_bytes(path).decode("utf-8-sig")
+        except UnicodeDecodeError as e:
             raise ValueError(f"{path} in {self.location} cannot be read as text: {e}") from e
 
 
@@ -114,7 +125,12 @@ def find_part(source: Path, name: str, stack: ExitStack, within: Sequence[str] =
     return _list_archive(archive, name, stack) if archive is not None else None
 
 
-def _list_folder(folder: Path, name: str) -> Part:
+def list_all(source: Path, stack: ExitStack) -> Part:
+    """List the files of a folder or of an archive, as a part; as for `find_part`."""
+    return _list_folder(source) if source.is_dir() else _list_archive(source, "", stack)
+
+
+def _list_folder(folder: Path, name: str = "") -> Part:
     part = Part(folder)
     links = []
     for root, folders, files in os.walk(folder):

@@ -5,103 +5,89 @@ import hashlib
 import io
 import os
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from fractions import Fraction
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
-from ..datasets import DATASETS
 from ..files import check_replaceable, replacing_folder, write_json, write_text
-from ..images import decode_image, fits_8_bits, is_turned, stretch, to_mode, upright
+from ..images import decode_image
 from ..version import __version__
-from .archives import Finding, SourceFile
-from .layouts import COUNTS, OFFICIAL_COUNTS, SPLITS, Inventory, Sample, read_layout
+from .archives import Finding
+from .conversion import REWRITTEN, find_reasons, read_subject, rewrite
+from .inventory import SPLITS, Inventory, Sample
 from .prepared import list_prepared
-from .splits import split_covid19ct, split_isic2018, split_kvasir
 
-__all__ = ["prepare"]
-
-# Images that are rewritten as PNG, as train.py would not see them as they are meant.
-_REWRITTEN = {
-    "turned": "images that their EXIF data turn, which train.py ignores: written upright, as PNG",
-    "depth": "grey images of more than 8 bits, which train.py cuts off at 255: written as PNG of 8 bits, from their "
-    "darkest value to their brightest",
-    "dicom": "DICOM files, which train.py does not read: written as PNG of 8 bits, by their window",
-}
+__all__ = ["Plan", "carry_out"]
 
 _SHOWN = 10  # files of a finding in an error; dataset.json has all
 
 
-def prepare(
-    tag: str,
-    source: str | Path,
-    out: str | Path,
-    *,
-    seed: int = 0,
-    val_share: float | None = None,
-    group_by: str | None = None,
-    split: str | None = None,
-    allow_incomplete: bool = False,
-) -> list[Path]:
-    """Prepare a dataset of the paper (Section 4.1) for training and evaluation.
+@dataclass(frozen=True)
+class Plan:
+    """What is to be prepared, and how.
 
-    Writes folders `train/CLASS`, `val/CLASS` and `test/CLASS` of the provider's image files, `splits.csv` (file, class,
-    split, group, checksum) and `dataset.json`. Images that their EXIF data turn, grey ones of more than 8 bits and
-    DICOM become upright PNG of 8 bits, and `dataset.json` names them; all others stay as they are to the byte.
-    Everything is read and checked before anything is written. Images of the same content never come into two splits.
+    Attributes:
+        names: Short names that the dataset may have; a folder with one of these is replaced.
+        read: Lists the images of a source, without opening any; takes archives that stay open for reading.
+        split: Gives the split of each image, by name of the fold; of one fold, that is empty.
+        splits: Names of the splits to write, given those that the images have.
+        describe: Says what was chosen, for dataset.json.
+    """
+
+    names: tuple[str, ...]
+    read: Callable[[Path, ExitStack], Inventory]
+    split: Callable[[list[Sample]], dict[str, list[str]]]
+    splits: Callable[[list[str]], list[str]]
+    describe: Callable[[Inventory], dict]
+
+
+def carry_out(plan: Plan, source: str | Path, out: str | Path, allow_incomplete: bool = False) -> list[Path]:
+    """Prepare a dataset: read and check everything, split it, then write it.
 
     Args:
-        tag: `isic2018`: 7,010 images for train and val, 3,005 for test. `covid19ct`: see `split`. `kvasir`: two folds,
-            `out/fold1` and `out/fold2`, each a dataset whose test set is the other's train and val.
-        source: Folder with the provider's archives, zipped or unpacked.
+        plan: What is to be prepared.
+        source: Where it is.
         out: Folder to write, new or empty. One that holds the same dataset, and nothing else, is replaced.
-        seed: Seed of the draw; the official split has none.
-        val_share: Share of val in train and val together, 0.1 by default, 0 for no val; for isic2018 and kvasir.
-        group_by: `lesion` keeps all images of a lesion in one split; for isic2018.
-        split: `official` (default) for the provider's lists, `paper` for a draw of 0.6, 0.15, 0.25; for covid19ct.
         allow_incomplete: Leave out what is not sound and go on; `dataset.json` has the findings.
 
     Returns:
-        The prepared folders: one, or two of Kvasir.
+        The prepared folders, one for each fold.
 
     Raises:
-        ValueError: If an argument is not valid, or the dataset is not complete and sound: then with the whole report.
+        ValueError: If the dataset is not complete and sound: then with the whole report; or cannot be split.
         OSError: If the source lacks a part (FileNotFoundError), `out` holds something else (FileExistsError), or a
             file cannot be read or written. Nothing stays behind.
+        RuntimeError: If an extra is not installed.
     """
     source, out = Path(source), Path(out)
-    _check_options(tag, val_share, group_by, split)
     if not source.exists():
         raise FileNotFoundError(f"source {source} does not exist")
     if out.exists() and out.resolve() in (source.resolve(), *source.resolve().parents):
         raise FileExistsError(f"out {out} holds the source {source}: give a new folder")
-    list_written = partial(list_prepared, tag)
+    list_written = partial(list_prepared, plan.names)
     check_replaceable(out, list_written)
-    if tag == "covid19ct":
-        split = split or "official"
-    else:
-        val_share = 0.1 if val_share is None else val_share
 
     with ExitStack() as stack:
-        inventory = read_layout(tag, source, stack, group_by, split)
+        inventory = plan.read(source, stack)
         _check_images(inventory)
         _check_duplicates(inventory)
-        _check_counts(inventory, tag)
+        _check_groups(inventory)
+        _check_counts(inventory)
         report = _describe_findings(inventory.findings)
         if any(finding.error for finding in inventory.findings) and not allow_incomplete:
             raise ValueError(
-                f"{tag} in {source} is not complete and sound; nothing was written\n{report}\n"
+                f"{inventory.name} in {source} is not complete and sound; nothing was written\n{report}\n"
                 "--allow-incomplete goes on with what is sound, and records this in dataset.json"
             )
-        folds = _split(inventory.samples, tag, seed, val_share, split)
-        for splits in folds.values():
-            _check_classes(tag, splits, report)
+        folds = _split(inventory, plan, report)
 
-        description = _describe_dataset(tag, inventory, seed, val_share, group_by, split)
+        description = _describe_dataset(inventory, plan.describe(inventory))
         with replacing_folder(out, list_written) as beside:
             written = {}
             total = sum(len(samples) for splits in folds.values() for samples in splits.values())
@@ -109,36 +95,15 @@ def prepare(
                 for fold, splits in folds.items():
                     _write_images(beside / fold, splits, written, progress)
             for fold, splits in folds.items():
-                _write_tables(beside / fold, splits, description | ({"fold": int(fold[-1])} if fold else {}))
+                number = {"fold": int(fold.removeprefix("fold"))} if fold else {}
+                _write_tables(beside / fold, splits, description | number, inventory.unit)
     return [out / fold for fold in folds]
-
-
-def _check_options(tag: str, val_share: float | None, group_by: str | None, split: str | None) -> None:
-    if tag not in DATASETS:
-        raise ValueError(f"dataset {tag!r} is not known: expected one of {', '.join(DATASETS)}")
-    if group_by is not None and tag != "isic2018":
-        raise ValueError(f"group_by {group_by!r} is for isic2018 only: {tag} has no list of groups")
-    if group_by not in (None, "lesion"):
-        raise ValueError(f"group_by {group_by!r} is not known: expected 'lesion'")
-    if split is not None and tag != "covid19ct":
-        raise ValueError(f"split {split!r} is for covid19ct only: {tag} has one split")
-    if split not in (None, "official", "paper"):
-        raise ValueError(f"split {split!r} is not known: expected 'official' or 'paper'")
-    if val_share is not None and tag == "covid19ct":
-        raise ValueError(f"val_share {val_share} is not for covid19ct, whose splits have a val of their own")
-    if val_share is not None and not 0 <= val_share < 1:
-        raise ValueError(f"val_share {val_share} is not valid: expected a share from 0 up to, but not, 1")
-
-
-def _folds(tag: str) -> tuple[str, ...]:
-    """Folders of the folds within the prepared folder; itself where there is one."""
-    return ("fold1", "fold2") if tag == "kvasir" else ("",)
 
 
 def _check_images(inventory: Inventory) -> None:
     """Decode every image, take its checksums, and leave out those that cannot be decoded.
 
-    What timm's train.py would see otherwise than its viewer does is rewritten, as PNG.
+    What timm's train.py would see otherwise than its viewer does, or not at all, is rewritten, as PNG.
     """
     rewritten = defaultdict(list)
 
@@ -146,10 +111,14 @@ def _check_images(inventory: Inventory) -> None:
         try:
             data = sample.file.read()
             image = decode_image(io.BytesIO(data))
-            if reasons := _rewriting_reasons(image):
+            if reasons := find_reasons(image, sample.name):
                 for reason in reasons:
                     rewritten[reason].append(str(sample))
-                sample.file = _rewrite(sample.file)
+                if "dicom" in reasons and inventory.dicom_subjects:
+                    sample.subject = read_subject(data)
+                    sample.group = sample.subject or sample.group
+                sample.file = rewrite(sample.file)
+                sample.name = sample.name if sample.name.lower().endswith(".png") else f"{sample.name}.png"
                 data = sample.file.read()
                 image = Image.open(io.BytesIO(data))
             sample.checksum = hashlib.sha256(data).hexdigest()
@@ -157,6 +126,8 @@ def _check_images(inventory: Inventory) -> None:
             content = hashlib.sha256(f"{pixels.size}".encode())
             content.update(pixels.tobytes())
             sample.content = content.hexdigest()
+        except RuntimeError:  # an extra is missing
+            raise
         except Exception as e:  # what a decoder raises on damaged data is not its documented errors alone
             return f"{sample} ({e or type(e).__name__})"
         return None
@@ -170,29 +141,11 @@ def _check_images(inventory: Inventory) -> None:
             pool.shutdown(cancel_futures=True)  # an interrupt need not wait for all images
             raise
     inventory.report("unreadable-image", "images that cannot be decoded: left out", filter(None, faults))
-    for reason, message in _REWRITTEN.items():
+    for reason, message in REWRITTEN.items():
         inventory.report(reason, message, rewritten[reason], error=False)
     inventory.samples = [sample for sample, fault in zip(samples, faults, strict=True) if fault is None]
-
-
-def _rewriting_reasons(image: Image.Image) -> list[str]:
-    """Why an image cannot stay as it is, of `_REWRITTEN`."""
-    reasons = dict(turned=is_turned(image), depth=not fits_8_bits(image), dicom=image.format is None)
-    return [reason for reason, applies in reasons.items() if applies]
-
-
-def _rewrite(file: SourceFile) -> SourceFile:
-    """The file as PNG of 8 bits, upright."""
-
-    def read() -> bytes:
-        image = upright(decode_image(io.BytesIO(file.read())))
-        image = to_mode(image, "L" if image.mode in ("1", "L") else "RGB") if fits_8_bits(image) else stretch(image)
-        png = io.BytesIO()
-        image.save(png, "PNG", icc_profile=None)  # which may be of the mode that it had
-        return png.getvalue()
-
-    name = file.path.name if file.path.suffix.lower() == ".png" else f"{file.path.name}.png"
-    return SourceFile(file.path.with_name(name), read)
+    if any(sample.subject for sample in inventory.samples):
+        inventory.unit = inventory.unit or "patient"
 
 
 def _check_duplicates(inventory: Inventory) -> None:
@@ -240,49 +193,56 @@ def _join_groups(samples: list[Sample]) -> None:
         sample.group = find(sample.group)
 
 
-def _check_counts(inventory: Inventory, tag: str) -> None:
+def _check_groups(inventory: Inventory) -> None:
+    """Find groups that the given splits tear apart; their images stay in the last of their splits."""
+    splits_of = defaultdict(set)
+    for sample in inventory.samples:
+        splits_of[sample.group].add(sample.split)
+    torn = {group for group, splits in splits_of.items() if len(splits) > 1}
+    message = "groups, as patients, that are in several splits: images kept in the last of these (train, val, test)"
+    inventory.report("group-across-splits", message, torn)
+    inventory.samples = [
+        sample
+        for sample in inventory.samples
+        if sample.group not in torn or sample.split == max(splits_of[sample.group], key=SPLITS.index)
+    ]
+
+
+def _check_counts(inventory: Inventory) -> None:
     """Compare the numbers of sound images with those published."""
-    found = Counter(sample.label for sample in inventory.samples)
-    expected = dict(COUNTS[tag])
-    if any(sample.split for sample in inventory.samples):
-        found.update(f"{sample.split}/{sample.label}" for sample in inventory.samples)
-        for label, counts in OFFICIAL_COUNTS.items():
-            expected |= {f"{split}/{label}": count for split, count in zip(SPLITS, counts, strict=True)}
-    different = [f"{key}: {found[key]:,} of {count:,}" for key, count in expected.items() if found[key] != count]
+    found = Counter()
+    for sample in inventory.samples:
+        found.update((sample.label, sample.split, f"{sample.split}/{sample.label}"))
+    different = [
+        f"{key}: {found[key]:,} of {count:,}" for key, count in inventory.counts.items() if found[key] != count
+    ]
     inventory.report("count", "numbers of sound images that are not those published", different)
 
 
-def _check_classes(tag: str, splits: dict[str, list[Sample]], report: str) -> None:
+def _split(inventory: Inventory, plan: Plan, report: str) -> dict[str, dict[str, list[Sample]]]:
+    """Split the images, by name of the fold and of the split, and check that every split has every class."""
+    samples = inventory.samples
+    try:
+        folds = {
+            fold: {name: [s for s, a in zip(samples, splits, strict=True) if a == name] for name in plan.splits(splits)}
+            for fold, splits in plan.split(samples).items()
+        }
+        for splits in folds.values():
+            _check_classes(inventory.dataset.labels, splits)
+    except ValueError as e:
+        raise ValueError(f"{e}\n{report}" if report else str(e)) from e
+    return folds
+
+
+def _check_classes(labels: Iterable[str], splits: dict[str, list[Sample]]) -> None:
     """Check that every split has every class, since timm numbers the classes that it finds in a folder."""
     for split, samples in splits.items():
-        lacking = DATASETS[tag].labels.keys() - {sample.label for sample in samples}
+        lacking = set(labels) - {sample.label for sample in samples}
         if lacking:
             raise ValueError(
                 f"{split} would have no image of {', '.join(sorted(lacking))}, and timm would number the classes of "
-                "that folder otherwise than those of the others: too few sound images, or too small a val_share"
-                + (f"\n{report}" if report else "")
+                "that folder otherwise than those of the others: too few sound images, or too small a share of them"
             )
-
-
-def _split(
-    samples: list[Sample], tag: str, seed: int, val_share: float | None, split: str | None
-) -> dict[str, dict[str, list[Sample]]]:
-    """Split the images: by name of the fold and of the split."""
-    labels, groups = [sample.label for sample in samples], [sample.group for sample in samples]
-    share = Fraction(str(val_share)) if val_share is not None else None
-    if tag == "isic2018":
-        folds = [split_isic2018(labels, groups, seed, share)]
-    elif tag == "kvasir":
-        folds = split_kvasir(labels, groups, seed, share)
-    elif split == "paper":
-        folds = [split_covid19ct(labels, groups, seed)]
-    else:
-        folds = [[sample.split for sample in samples]]
-    names = [name for name in SPLITS if name != "val" or share != 0]
-    return {
-        fold: {name: [s for s, assigned in zip(samples, splits, strict=True) if assigned == name] for name in names}
-        for fold, splits in zip(_folds(tag), folds, strict=True)
-    }
 
 
 def _describe_findings(findings: list[Finding]) -> str:
@@ -297,29 +257,19 @@ def _describe_findings(findings: list[Finding]) -> str:
     return "\n".join(lines)
 
 
-def _describe_dataset(
-    tag: str, inventory: Inventory, seed: int, val_share: float | None, group_by: str | None, split: str | None
-) -> dict:
+def _describe_dataset(inventory: Inventory, choices: dict) -> dict:
     """What dataset.json says of all folds."""
-    data = DATASETS[tag]
-    schemes = {
-        "isic2018": "stratified, 70% train and val, 30% test",
-        "kvasir": "stratified, two folds of 50%",
-        "covid19ct": "the provider's lists" if split == "official" else "stratified, 60% train, 15% val, 25% test",
-    }
+    data = inventory.dataset
     return {
-        "name": tag,
+        "name": inventory.name,
         "title": data.name,
         "description": data.description,
         "classes": list(data.labels),
         "class_descriptions": data.labels,
-        "split": split,
-        "split_scheme": schemes[tag],
-        "seed": None if split == "official" else seed,
-        "val_share": val_share,
-        "group_by": group_by,
+        **choices,
         "source": data.url,
         "read_from": inventory.parts,
+        **({"columns": inventory.columns} if inventory.columns else {}),
         "license": data.license,
         "license_note": data.license_note,
         "citation": data.citation,
@@ -371,7 +321,7 @@ def _link(original: Path, path: Path) -> bool:
     return True
 
 
-def _write_tables(folder: Path, splits: dict[str, list[Sample]], description: dict) -> None:
+def _write_tables(folder: Path, splits: dict[str, list[Sample]], description: dict, unit: str | None) -> None:
     """Write splits.csv and, last of all, dataset.json, without which the folder is no prepared dataset."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -384,4 +334,12 @@ def _write_tables(folder: Path, splits: dict[str, list[Sample]], description: di
         split: {label: sum(s.label == label for s in samples) for label in description["classes"]}
         for split, samples in splits.items()
     }
-    write_json(folder / "dataset.json", description | {"counts": counts})
+    shared = {"shared_with_train": _count_shared(splits, unit)} if unit else {}
+    write_json(folder / "dataset.json", description | {"counts": counts} | shared)
+
+
+def _count_shared(splits: dict[str, list[Sample]], unit: str) -> dict[str, str | int]:
+    """How many images of each other split show a patient, or lesion, that train has too."""
+    trained = {sample.subject for sample in splits["train"]} - {None}
+    others = {split: samples for split, samples in splits.items() if split != "train"}
+    return {"unit": unit} | {split: sum(s.subject in trained for s in samples) for split, samples in others.items()}

@@ -2,16 +2,17 @@
 
 import csv
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 __all__ = ["list_prepared"]
 
 
-def list_prepared(name: str, folder: Path) -> set[str]:
-    """List the files that a dataset of this name was prepared as, by its tables.
+def list_prepared(names: Collection[str], folder: Path) -> set[str]:
+    """List the files that a dataset of one of these names was prepared as, by its tables.
 
     Args:
-        name: Name of the dataset, as in dataset.json.
+        names: Names of datasets, as in dataset.json.
         folder: The dataset, or the folder of its folds.
 
     Returns:
@@ -23,7 +24,7 @@ def list_prepared(name: str, folder: Path) -> set[str]:
             dataset = json.loads((fold / "dataset.json").read_text(encoding="utf-8"))
             with open(fold / "splits.csv", encoding="utf-8", newline="") as f:
                 listed = [row["file"] for row in csv.DictReader(f)]
-            if dataset["name"] != name:
+            if dataset["name"] not in names:
                 continue
         except (OSError, ValueError, TypeError, KeyError, csv.Error):
             continue
