@@ -55,6 +55,7 @@ class Inventory:
         counts: Numbers of images as published: by class, by split, and by both, as `test/CLASS`.
         unit: What the subjects of the samples are, as `patient`; None where the source names none.
         columns: Columns read from a list, by what they hold.
+        is_official: Whether the provider's split is kept to the image, whatever is in it twice.
         dicom_subjects: Whether DICOM files say themselves whom they show, and are grouped by it.
     """
 
@@ -66,6 +67,7 @@ class Inventory:
     counts: dict[str, int] = field(default_factory=dict)
     unit: str | None = None
     columns: dict[str, str | list[str]] = field(default_factory=dict)
+    is_official: bool = False
     dicom_subjects: bool = False
 
     def report(self, kind: str, message: str, files: Iterable[str], error: bool = True) -> None:

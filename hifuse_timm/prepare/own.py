@@ -20,7 +20,7 @@ from .names import NameFinder, strip_ending
 from .preparation import Plan, carry_out
 from .tables import Table, find_column, read_table
 
-__all__ = ["Columns", "prepare_images"]
+__all__ = ["Columns", "Entry", "add_samples", "prepare_images"]
 
 _SPLIT_WORDS = {
     "train": "train",
@@ -141,7 +141,7 @@ def prepare_images(
             entries = _read_folders(inventory, part)
         else:
             entries = _read_list(inventory, part, Path(table), columns)
-        _add_samples(inventory, entries, classes)
+        add_samples(inventory, entries, classes)
         draw.check(inventory)
         return inventory
 
@@ -164,7 +164,7 @@ def _check_name(name: str | None, out: Path) -> str:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
     """What a source says of an image."""
 
     file: SourceFile
@@ -197,7 +197,7 @@ def _find_images(inventory: Inventory, part: Part, table: Path | None = None) ->
     return images
 
 
-def _read_folders(inventory: Inventory, part: Part) -> list[_Entry]:
+def _read_folders(inventory: Inventory, part: Part) -> list[Entry]:
     images = _find_images(inventory, part)
     tops = {file.path.parts[0] for file in images.values() if len(file.path.parts) > 1}
     by_split = bool(tops) and all(top.casefold() in _SPLIT_WORDS for top in tops)
@@ -207,7 +207,7 @@ def _read_folders(inventory: Inventory, part: Part) -> list[_Entry]:
         split = _SPLIT_WORDS[folders[0].casefold()] if by_split and folders else None
         labels = folders[by_split:]
         if labels:
-            entries.append(_Entry(file, labels[0], split=split))
+            entries.append(Entry(file, labels[0], split=split))
         else:
             misplaced.append(path)
     inventory.report("misplaced-image", "images that are in no folder of a class: left out", misplaced)
@@ -215,7 +215,7 @@ def _read_folders(inventory: Inventory, part: Part) -> list[_Entry]:
     return entries
 
 
-def _read_list(inventory: Inventory, part: Part, path: Path, columns: Columns) -> list[_Entry]:
+def _read_list(inventory: Inventory, part: Part, path: Path, columns: Columns) -> list[Entry]:
     if not path.is_file():
         raise FileNotFoundError(f"csv {path} does not exist or is not a file")
     table = read_table(path.read_bytes(), path.name)
@@ -241,7 +241,7 @@ def _read_list(inventory: Inventory, part: Part, path: Path, columns: Columns) -
                 faults["other-suffix"].append(name)
             subject = row[columns.group] if columns.group else None
             known = subject and subject.casefold() not in _UNKNOWN
-            entries[found[0]].append(_Entry(images[found[0]], label, subject if known else None, split))
+            entries[found[0]].append(Entry(images[found[0]], label, subject if known else None, split))
 
     several = {path: of_image for path, of_image in entries.items() if len(of_image) > 1}
     faults["contradictory-rows"] = [path for path, of_image in several.items() if len(set(of_image)) > 1]
@@ -313,7 +313,7 @@ def _read_split(table: Table, row: dict[str, str], column: str | None) -> str | 
     return _SPLIT_WORDS.get(word, "")
 
 
-def _add_samples(inventory: Inventory, entries: list[_Entry], classes: dict[str, str] | None) -> None:
+def add_samples(inventory: Inventory, entries: list[Entry], classes: dict[str, str] | None) -> None:
     """Add images under names of folders and files that the file system and timm tell apart."""
     folders = _name_folders({entry.label for entry in entries}, classes or {})
     inventory.dataset = replace(

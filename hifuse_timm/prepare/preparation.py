@@ -168,10 +168,14 @@ def _check_duplicates(inventory: Inventory) -> None:
             left_out.update(id(sample) for sample in same if sample.split != last)
         else:
             within.append(line)
-    inventory.report("contradictory-labels", "images of the same content in two classes: left out", contradictory)
-    message = "images of the same content in several splits: kept in the last of them (train, val, test)"
-    inventory.report("duplicate-across-splits", message, across)
+    kept = "kept, as the provider has them" if inventory.is_official else None
+    message = f"images of the same content in two classes: {kept or 'left out'}"
+    inventory.report("contradictory-labels", message, contradictory, error=not kept)
+    message = f"images of the same content in several splits: {kept or 'kept in the last of them (train, val, test)'}"
+    inventory.report("duplicate-across-splits", message, across, error=not kept)
     inventory.report("duplicate", "images of the same content: kept in one split", within, error=False)
+    if kept:
+        return
     inventory.samples = sorted((sample for sample in inventory.samples if id(sample) not in left_out), key=str)
     _join_groups(inventory.samples)
 
