@@ -1,4 +1,4 @@
-"""Evaluation of any timm model on image folders, with the metrics of the paper's Section 4.2 and beside the paper's."""
+"""Evaluation of any timm model on image folders: the metrics of the paper's Section 4.2, beside the paper's own."""
 
 from ..files import check_writable
 from ..files import write_json as save_json
