@@ -72,9 +72,9 @@ def test_network_of_any_form_loads_by_the_printed_call(tmp_path, capsys, name, k
 
 
 def test_what_no_weights_tell_is_taken_from_the_training(tmp_path, capsys):
-    kwargs = dict(NARROW, depths=(1, 1, 1, 1), shortcut=False, global_pool="max")
-    trained = timm.create_model("hifuse_tiny", **kwargs).eval()
-    args = argparse.Namespace(model_kwargs=kwargs)
+    kwargs = dict(NARROW, depths=(1, 1, 1, 1), shortcut=False)
+    trained = timm.create_model("hifuse_tiny", global_pool="max", **kwargs).eval()
+    args = argparse.Namespace(model_kwargs=kwargs, gp="max")
     assert convert(dict(state_dict=trained.state_dict(), args=args), tmp_path) == 0
     x = torch.ones(1, 3, 64, 64)
     assert torch.equal(run_printed_call(capsys.readouterr().out).eval()(x), trained(x))
