@@ -67,6 +67,11 @@ def test_interruption_is_one_line(command, work, monkeypatch, capsys):
     assert capsys.readouterr() == ("", "interrupted\n")
 
 
+def test_names_in_errors_move_no_cursor(capsys):
+    assert main(["convert", "\x1b[2Jgone.pth", "out.safetensors"]) == 1
+    assert capsys.readouterr().err == r"error: checkpoint \x1b[2Jgone.pth does not exist or is not a file" + "\n"
+
+
 def test_bugs_keep_their_traceback(monkeypatch):
     monkeypatch.setattr("hifuse_timm.recipes.recipe_path", {}.__getitem__)
     with pytest.raises(KeyError):

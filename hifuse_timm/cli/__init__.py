@@ -9,6 +9,7 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 
+from ..text import printable
 from . import average, convert, evaluate, explain, prepare, publish, recipe, run, warm_start
 
 __all__ = ["main"]
@@ -51,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         code, error = 130, "interrupted"
     except (ValueError, OSError, RuntimeError) as e:
-        code, error = 1, f"error: {e}"
+        # names of files are in it, which may hold what moves a terminal's cursor
+        code, error = 1, "\n".join(map(printable, f"error: {e}".splitlines()))
     if unwritten := _flush_output():
         code, error = code or 1, error or f"error: {unwritten}"
     if error:
