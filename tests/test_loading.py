@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from conftest import NARROW
+from parity import authors_state_dict
 from PIL import Image
 from timm.data import ImageDataset, create_loader, create_transform
 
@@ -227,6 +228,19 @@ def test_size_of_pretrained_weights_is_that_of_their_test_and_of_trained_ones_th
     create_model = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda pretrained, **kwargs: create_model(**kwargs))
     assert load_trained("test_mambaout").data_config["input_size"] == (3, 192, 192)
+
+
+def test_size_that_is_given_stands_over_that_of_the_training(save):
+    checkpoint = save("test_resnet", input_size=[1, 48, 64])
+    assert load_trained("test_resnet", checkpoint, img_size=80).data_config["input_size"] == (1, 80, 80)
+
+
+def test_checkpoint_of_the_authors_code_is_loaded(tmp_path):
+    authors = authors_state_dict("tiny")
+    torch.save({"net": authors}, tmp_path / "best.pth")
+    trained = load_trained("hifuse_tiny", tmp_path / "best.pth", device="cpu")
+    assert trained.model.num_classes == 7 and not trained.model.training
+    assert torch.equal(trained.model.local_stem[0].weight, authors["downsample_layers.0.0.weight"])
 
 
 def test_device_is_the_machines_accelerator_or_the_one_named(monkeypatch):
