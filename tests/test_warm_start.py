@@ -136,7 +136,7 @@ def test_layers_compute_what_they_compute_in_the_sources(sources, written):
     torch.testing.assert_close(local_map, convnext.stem(images))
     torch.testing.assert_close(tokens, swin.patch_embed(images))
     for block, source in zip(ours.stages[0].global_blocks, swin.layers[0].blocks, strict=True):  # the second one shifts
-        attended = block.window_attention(block.norm(tokens.flatten(1, 2)), 56, 56)
+        attended = block.attn(block.norm(tokens.flatten(1, 2)), 56, 56)
         torch.testing.assert_close(attended, source._attn(source.norm1(tokens)).flatten(1, 2))
     stage = ours.stages[1]
     torch.testing.assert_close(stage.local_downsample(local_map), convnext.stages[1].downsample(local_map))
