@@ -277,6 +277,17 @@ def test_folder_in_the_list_tells_images_of_one_name_apart(tmp_path):
         prepare_images(tmp_path / "images", tmp_path / "out", table=table)
 
 
+def test_ending_and_folder_in_the_list_tell_images_apart(tmp_path):
+    rows = []
+    for number in range(40):
+        path = ("a/scan{}.png", "a/scan{}.bmp", "b/a/scan{}.png", "scan{}.png")[number % 4].format(number // 4)
+        draw(tmp_path / "images" / path, number)
+        rows.append((f"images/{path}" if number % 4 == 1 else path, LABELS[number]))
+    table = write_list(tmp_path / "list.csv", ["path", "label"], rows)
+    [out] = prepare_images(tmp_path / "images", tmp_path / "out", table=table)
+    assert len(read_rows(out)) == 40
+
+
 def test_columns_are_guessed_and_said(images, tmp_path):
     rows = [(f"HAM_{number // 2}", f"scan{number}", label, "histo") for number, label in enumerate(LABELS)]
     table = write_list(tmp_path / "list.csv", ["lesion_id", "image_id", "dx", "dx_type"], rows)
@@ -429,6 +440,17 @@ def test_list_that_cannot_be_read_is_named(content, words, images, tmp_path):
         prepare_images(images, tmp_path / "out", table=tmp_path / "list.xlsx")
 
 
+def test_class_of_which_all_images_are_missing_is_not_forgotten(images, tmp_path):
+    table = write_labels(images, LABELS)
+    table.write_text(table.read_text() + "gone0,rare\ngone1,rare\ngone2,rare\n")
+    with pytest.raises(ValueError, match="train would have no image of rare") as error:
+        prepare_images(images, tmp_path / "out", table=table, allow_incomplete=True)
+    assert "label-without-image" in str(error.value)
+    table.write_text("image,label\ngone0,a\ngone1,b\n")
+    with pytest.raises(ValueError, match="no sound image is left\n.*label-without-image") as error:
+        prepare_images(images, tmp_path / "out", table=table, allow_incomplete=True)
+
+
 # DICOM
 
 
@@ -446,8 +468,10 @@ def test_dicom_becomes_png_grouped_by_patient_and_nothing_else_is_copied(tmp_pat
             PatientBirthDate="19700101",
             SeriesInstanceUID=f"1.2.{number // 4}",
         )
+    (tmp_path / "images" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
     [out] = prepare_images(tmp_path / "images", tmp_path / "out", val_share=0, test_share=0.5)
     check_groups_are_whole(out)
+    assert findings(out)["surplus-file"] == ["DICOMDIR"]
     assert {row["group"] for row in read_rows(out)} == {f"patient-{n}" for n in range(4)} | {"1.2.4", "1.2.5"}
     assert read_dataset(out)["group_by"] == "patient" and len(findings(out)["dicom"]) == 24
     for path in out.rglob("*"):

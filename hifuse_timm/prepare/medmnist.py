@@ -135,7 +135,8 @@ def prepare_medmnist(source: str | Path, out: str | Path, *, allow_incomplete: b
 
     def read(source: Path, stack: ExitStack) -> Inventory:
         inventory = Inventory(data, flag, parts=[path.name], is_official=True)
-        add_samples(inventory, _read_entries(path, flag, stack), None)
+        entries = _read_entries(path, flag, stack)
+        add_samples(inventory, entries, {entry.label for entry in entries})
         return inventory
 
     plan = Plan(

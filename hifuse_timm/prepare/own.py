@@ -138,10 +138,10 @@ def prepare_images(
         part = list_all(source, stack)
         inventory.add(part)
         if table is None:
-            entries = _read_folders(inventory, part)
+            entries, labels = _read_folders(inventory, part)
         else:
-            entries = _read_list(inventory, part, Path(table), columns)
-        add_samples(inventory, entries, classes)
+            entries, labels = _read_list(inventory, part, Path(table), columns)
+        add_samples(inventory, entries, labels, classes)
         draw.check(inventory)
         return inventory
 
@@ -178,6 +178,8 @@ def _is_image_file(file: SourceFile) -> bool:
     path = str(file.path)
     if strip_ending(path) != path:
         return True
+    if file.path.name.upper() == "DICOMDIR":  # which lists the others
+        return False
     if file.origin is None:
         return file.read()[128:132] == b"DICM"
     with file.origin.open("rb") as f:
@@ -197,7 +199,8 @@ def _find_images(inventory: Inventory, part: Part, table: Path | None = None) ->
     return images
 
 
-def _read_folders(inventory: Inventory, part: Part) -> list[Entry]:
+def _read_folders(inventory: Inventory, part: Part) -> tuple[list[Entry], set[str]]:
+    """The images in folders of classes, and the classes."""
     images = _find_images(inventory, part)
     tops = {file.path.parts[0] for file in images.values() if len(file.path.parts) > 1}
     by_split = bool(tops) and all(top.casefold() in _SPLIT_WORDS for top in tops)
@@ -212,10 +215,11 @@ def _read_folders(inventory: Inventory, part: Part) -> list[Entry]:
             misplaced.append(path)
     inventory.report("misplaced-image", "images that are in no folder of a class: left out", misplaced)
     inventory.dicom_subjects = True
-    return entries
+    return entries, {entry.label for entry in entries}
 
 
-def _read_list(inventory: Inventory, part: Part, path: Path, columns: Columns) -> list[Entry]:
+def _read_list(inventory: Inventory, part: Part, path: Path, columns: Columns) -> tuple[list[Entry], set[str]]:
+    """The images that a list names, and the classes of all its rows."""
     if not path.is_file():
         raise FileNotFoundError(f"csv {path} does not exist or is not a file")
     table = read_table(path.read_bytes(), path.name)
@@ -226,11 +230,12 @@ def _read_list(inventory: Inventory, part: Part, path: Path, columns: Columns) -
     inventory.parts.append(path.name)
 
     finder = NameFinder(images)
-    entries, faults = defaultdict(list), defaultdict(list)
+    labels, entries, faults = set(), defaultdict(list), defaultdict(list)
     for number, row in zip(table.numbers, table.rows, strict=True):
         name = row[columns.image]
         found = finder.find(name) if name else []
         label, split = _read_label(table, row, columns.label), _read_split(table, row, columns.split)
+        labels |= {label} - {""}
         if not name or not label or split == "":
             lacks = "image" if not name else "label" if not label else "split"
             faults[f"row-without-{lacks}"].append(f"row {number} {name}".strip())
@@ -253,7 +258,7 @@ def _read_list(inventory: Inventory, part: Part, path: Path, columns: Columns) -
         faults["unknown-group"] = [str(entry.file.path) for entry in single if entry.subject is None]
     for kind, (message, error) in _FAULTS.items():
         inventory.report(kind, message, faults[kind], error)
-    return single
+    return single, labels
 
 
 def _find_columns(inventory: Inventory, table: Table, given: Columns) -> Columns:
@@ -313,9 +318,18 @@ def _read_split(table: Table, row: dict[str, str], column: str | None) -> str | 
     return _SPLIT_WORDS.get(word, "")
 
 
-def add_samples(inventory: Inventory, entries: list[Entry], classes: dict[str, str] | None) -> None:
-    """Add images under names of folders and files that the file system and timm tell apart."""
-    folders = _name_folders({entry.label for entry in entries}, classes or {})
+def add_samples(
+    inventory: Inventory, entries: list[Entry], labels: set[str], classes: dict[str, str] | None = None
+) -> None:
+    """Add images under names of folders and files that the file system and timm tell apart.
+
+    Args:
+        inventory: Takes them, and the classes.
+        entries: The images.
+        labels: Classes that there are.
+        classes: Descriptions of all that there may be.
+    """
+    folders = _name_folders(labels, classes or {})
     inventory.dataset = replace(
         inventory.dataset,
         labels={
