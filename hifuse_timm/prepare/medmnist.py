@@ -16,7 +16,8 @@ from ..datasets import Dataset
 from ..errors import first_line, shorten
 from .archives import SourceFile
 from .inventory import SPLITS, Inventory
-from .own import Entry, add_samples
+from .lists import Entry
+from .own import add_samples
 from .preparation import Plan, carry_out
 
 __all__ = ["prepare_medmnist"]

@@ -131,6 +131,7 @@ def _read_excel(data: bytes, name: str) -> tuple[list[list[str]], list[str]]:
                 raise ValueError(f"it unpacks to more than {_MAX_SHEET_BYTES:,} bytes")
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
         sheets = book.worksheets
+        sheets[0].reset_dimensions()  # a file may say that it has billions of cells
         rows = [[_show_cell(cell) for cell in row] for row in sheets[0].iter_rows()]
     except Exception as e:  # a damaged file fails at whatever its first wrong byte leads to
         raise ValueError(f"{name} cannot be read as an Excel file: {first_line(e)}") from e
