@@ -70,6 +70,8 @@ class Draw:
 
     def split(self, samples: list[Sample]) -> dict[str, list[str]]:
         """The split of each image, by name of the fold."""
+        if not samples:
+            return {"": []}
         labels, groups = _columns(samples)
         test_share, val_share = self._shares()
         if not self._is_given(samples):

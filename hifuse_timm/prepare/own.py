@@ -100,7 +100,10 @@ def prepare_images(
     def describe(inventory: Inventory) -> dict:
         return draw.describe(inventory.samples) | {"group_by": inventory.unit}
 
-    plan = Plan((name,), read, draw.split, lambda splits: [split for split in SPLITS if split in splits], describe)
+    def name_splits(splits: list[str]) -> list[str]:
+        return [split for split in SPLITS if split in {"train", *splits}]
+
+    plan = Plan((name,), read, draw.split, name_splits, describe)
     return carry_out(plan, source, out, allow_incomplete)
 
 

@@ -227,8 +227,6 @@ def _split(inventory: Inventory, plan: Plan, report: str) -> dict[str, dict[str,
     """Split the images, by name of the fold and of the split, and check that every split has every class."""
     samples = inventory.samples
     try:
-        if not samples:
-            raise ValueError("no sound image is left")
         folds = {
             fold: {name: [s for s, a in zip(samples, splits, strict=True) if a == name] for name in plan.splits(splits)}
             for fold, splits in plan.split(samples).items()
