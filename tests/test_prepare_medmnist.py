@@ -111,7 +111,16 @@ def test_damaged_files_are_named(tmp_path):
     del arrays["val_labels"]
     np.savez(path, **arrays)
     lacking = path.read_bytes()
-    for content, words in ((whole[:-50], "File is not a zip file"), (b"", "zip"), (lacking, "lacks val_labels")):
+    np.savez_compressed(path, **make_arrays())
+    start = path.read_bytes().index(b"train_images.npy") + 60
+    overwritten = path.read_bytes()[:start] + bytes(range(40)) + path.read_bytes()[start + 40 :]
+    for content, words in (
+        (whole[:-50], "File is not a zip file"),
+        (whole[300:], ""),
+        (overwritten, ""),
+        (b"", "zip"),
+        (lacking, "lacks val_labels"),
+    ):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=f"own.npz is no file of MedMNIST .*{words}"):
             prepare_medmnist(path, tmp_path / "out")

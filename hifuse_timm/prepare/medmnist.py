@@ -1,5 +1,6 @@
 """MedMNIST's files: arrays of images and labels, with a split of their own."""
 
+import errno
 import io
 import re
 import shutil
@@ -190,7 +191,9 @@ def _open_arrays(path: Path, stack: ExitStack) -> dict[str, np.ndarray]:
                 with archive.open(f"{name}.npy") as member, open(folder / name, "wb") as f:
                     shutil.copyfileobj(member, f)
                 arrays[name] = np.load(folder / name, mmap_mode="r", allow_pickle=False)
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError) as e:
+    except Exception as e:  # a damaged file fails at whatever its first wrong byte leads to
+        if isinstance(e, OSError) and e.errno != errno.EINVAL:  # as the disk; of a damaged archive places are invalid
+            raise
         raise ValueError(f"{path.name} is no file of MedMNIST that can be read without pickle: {first_line(e)}") from e
     return arrays
 
