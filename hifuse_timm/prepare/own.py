@@ -80,7 +80,7 @@ def prepare_images(
         raise ValueError("columns are those of a list: give csv")
     draw = Draw(seed, test_share, val_share, folds)
     name = _check_name(name, out)
-    note = "" if license != "unknown" else "not stated"
+    note = "not stated" if license == "unknown" else license
     data = Dataset(title or name, description, {}, license, note, url, citation)
 
     def read(source: Path, stack: ExitStack) -> Inventory:
