@@ -1,17 +1,31 @@
-"""The datasets of the paper that weights are published for, as facts; what `prepare` wrote on a folder of one."""
+"""Datasets that weights are published for, as facts: those of the paper, and what `prepare` wrote on a folder."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import first_line
 
-__all__ = ["DATASETS", "Dataset", "read_description"]
+__all__ = ["DATASETS", "Dataset", "check_name", "read_dataset", "read_description"]
+
+# The Hub's identifiers of licences, https://huggingface.co/docs/hub/repositories-licenses, but for those of models.
+_HUB_LICENSES = set(
+    "afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc "
+    "cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 "
+    "cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 "
+    "cdla-permissive-1.0 cdla-permissive-2.0 cdla-sharing-1.0 ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 gfdl gpl "
+    "gpl-2.0 gpl-3.0 isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 osl-3.0 "
+    "other pddl postgresql unknown unlicense wtfpl zlib".split()
+)
+
+# What dataset.json says in words.
+_FACTS = ("title", "description", "source", "license", "license_note", "citation")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset of the paper that weights are published for.
+    """A dataset that weights are published for.
 
     Attributes:
         name: Name to show.
@@ -20,7 +34,7 @@ class Dataset:
             sorted, in which timm reads a folder of them.
         license: The Hub's identifier of the licence.
         license_note: What the licence says, or why there is none to name.
-        url: Where it comes from.
+        url: Where it comes from; empty where that is not known, as the citation.
         citation: What its authors ask to cite.
     """
 
@@ -111,6 +125,49 @@ def read_description(data_dir: str | Path) -> dict:
     return description
 
 
+def read_dataset(data_dir: str | Path) -> tuple[str, Dataset]:
+    """The short name of a dataset that `prepare` wrote, and its facts.
+
+    A licence that is none of the Hub's identifiers becomes `other`, and stands in the note.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it holds no dataset.json, or one that is not as prepare writes it.
+    """
+    description = read_description(data_dir)
+    if not description:
+        raise ValueError(f"data_dir {data_dir} has no dataset.json, which says what it is: expected what prepare wrote")
+    try:
+        name = check_name(description.get("name") or "")
+    except ValueError as e:
+        raise ValueError(f"{Path(data_dir) / 'dataset.json'}: its {e}") from None
+    facts = {key: description.get(key) or "" for key in _FACTS}
+    license, notes = facts["license"].lower() or "unknown", [facts["license_note"]]
+    if license not in _HUB_LICENSES:
+        license, notes = "other", [facts["license"], *notes]
+    meanings = description.get("class_descriptions", {})
+    return name, Dataset(
+        name=facts["title"] or name,
+        description=facts["description"],
+        labels={label: meanings.get(label) or label for label in description["classes"]},
+        license=license,
+        license_note="; ".join(filter(None, notes)) or ("not stated" if license == "unknown" else license),
+        url=facts["source"],
+        citation=facts["citation"],
+    )
+
+
+def check_name(name: str) -> str:
+    """The short name of a dataset, if it can stand in the name of a repository and of a folder.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise ValueError(f"name {name!r:.80} is not valid: expected letters, digits, and -, _ or . between them")
+    return name
+
+
 def _check_description(description) -> None:
     if not isinstance(description, dict):
         raise ValueError(f"it holds a {type(description).__name__}, expected an object")
@@ -119,6 +176,9 @@ def _check_description(description) -> None:
         raise ValueError(f"its classes are {classes!r:.80}, expected a list of names")
     if len(set(classes)) < len(classes):
         raise ValueError(f"its classes are {classes!r:.80}, expected different names")
-    for key in ("name", "title"):
+    for key in ("name", *_FACTS):
         if not isinstance(description.get(key), str | None):
             raise ValueError(f"its {key} is {description[key]!r:.80}, expected a string")
+    meanings = description.get("class_descriptions", {})
+    if not isinstance(meanings, dict) or not all(isinstance(meaning, str) for meaning in meanings.values()):
+        raise ValueError(f"its class_descriptions are {meanings!r:.80}, expected a string for each class")

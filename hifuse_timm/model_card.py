@@ -1,9 +1,11 @@
 """The README of a published repository: what the weights are, how they were made, and what they reach."""
 
+import re
+
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .checkpoint import Checkpoint
-from .datasets import DATASETS
+from .datasets import Dataset
 from .hub import README_URL
 from .loading import Trained
 from .runs import METRICS
@@ -22,23 +24,30 @@ _RECIPE = (
 
 
 def make_card(
-    repo_id: str, trained: Trained, dataset: str, results: dict[str, float], evaluation: dict, checksum: str
+    repo_id: str,
+    trained: Trained,
+    tag: str,
+    data: Dataset,
+    results: dict[str, float],
+    evaluation: dict,
+    checksum: str,
 ) -> ModelCard:
-    data, model = DATASETS[dataset], trained.model
+    """The card of a network that was trained on a dataset of this tag."""
+    model = trained.model
     name = model.pretrained_cfg["architecture"]
     card_data = ModelCardData(
         license=data.license,
-        license_name=f"{dataset}-terms" if data.license == "other" else None,
-        license_link=data.url if data.license == "other" else None,
+        license_name=f"{tag}-terms" if data.license == "other" else None,
+        license_link=data.url if data.license == "other" and _is_address(data.url) else None,
         library_name="timm",
         pipeline_tag="image-classification",
         tags=["timm", "transformers", "image-classification", "medical", "hifuse"],
-        model_name=f"{name}.{dataset}" if results else None,
+        model_name=f"{name}.{tag}" if results else None,
         eval_results=[
             EvalResult(
                 task_type="image-classification",
-                dataset_type=dataset,
-                dataset_name=data.name,
+                dataset_type=tag,
+                dataset_name=printable(data.name),
                 dataset_split=printable(evaluation["split"]) if evaluation else None,
                 metric_type=printable(metric),
                 metric_value=value,
@@ -62,11 +71,12 @@ def make_card(
 {card_data.to_yaml()}
 ---
 
-# {name}.{dataset}
+# {escape_markdown(f"{name}.{tag}")}
 
 [HiFuse]({_PAPER_URL}), a three-branch network for medical image classification that fuses the maps of a convolutional
-and a shifted-window branch, trained on {data.name}. {num_params:,} parameters, {model.num_classes} classes, images of
-{size} pixels. For research: it is no medical device, and no diagnosis may rest on it.
+and a shifted-window branch, trained on {escape_markdown(data.name)}. {num_params:,} parameters,
+{model.num_classes} classes, images of {size} pixels. For research: it is no medical device, and no diagnosis may rest
+on it.
 
 ## Load it
 
@@ -80,9 +90,7 @@ With `import hifuse_timm`, transformers loads it too: `AutoModelForImageClassifi
 
 ## Data and licence
 
-[{data.name}]({data.url}). {data.description}
-
-Licence of the data: {data.license_note}. It carries over to these weights. Please cite {data.citation}.
+{_describe_data(data)}
 
 {labels}
 
@@ -99,6 +107,25 @@ Licence of the data: {data.license_note}. It carries over to these weights. Plea
 `model.safetensors` holds the {weights} weights. SHA-256: `{checksum}`
 """
     )
+
+
+def _describe_data(data: Dataset) -> str:
+    """Where the data come from, what they are, their licence, and what to cite; as far as that is known."""
+    name, url = escape_markdown(data.name), data.url
+    if _is_address(url):
+        origin = f"[{name}]({url})"
+    else:
+        origin = f"{name}, from {escape_markdown(url)}" if url else name
+    cite = f" Please cite {escape_markdown(data.citation)}." if data.citation else ""
+    return (
+        f"Dataset: {origin}. {escape_markdown(data.description)}".rstrip()
+        + f"\n\nLicence of the data: {escape_markdown(data.license_note)}. It carries over to these weights.{cite}"
+    )
+
+
+def _is_address(text: str) -> bool:
+    """Whether a text is an address that a link of Markdown holds as it is."""
+    return re.fullmatch(r"https?://[\w.~:/?#@!$&*+,;=%-]+", text, re.ASCII) is not None
 
 
 def _describe_training(checkpoint: Checkpoint) -> list[tuple]:

@@ -1,6 +1,7 @@
 """Weights out to the Hugging Face Hub: safetensors, timm's config and a model card, in one commit."""
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import timm
@@ -8,7 +9,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.utils import validate_repo_id
 
 from .checkpoint import check_finite, save_weights
-from .datasets import DATASETS
+from .datasets import DATASETS, Dataset, read_dataset
 from .errors import first_line, shorten
 from .files import check_replaceable, replacing_folder, sha256, write_json
 from .hub import NAMESPACE, hide_secrets, redact
@@ -25,9 +26,12 @@ _PUBLISHED_NAMES = {"README.md", "config.json", "model.safetensors"}
 def publish(
     model_name: str,
     checkpoint: str | Path,
-    dataset: str,
+    dataset: str | None = None,
+    *,
+    data_dir: str | Path | None = None,
     use_ema: bool | None = None,
     class_map: str | Path | None = None,
+    model_kwargs: dict | None = None,
     metrics: str | Path | None = None,
     repo_id: str | None = None,
     private: bool = False,
@@ -35,17 +39,22 @@ def publish(
 ) -> str:
     """Publish a checkpoint on the Hub: weights, timm's config and a model card, in one commit.
 
+    What the card and the config say of the data comes from `dataset` or from `data_dir`, one of which must be given.
+
     Args:
         model_name: Name of a registered model, without tag.
         checkpoint: What timm's train.py saved, a safetensors file, or a checkpoint of the authors' code.
-        dataset: Tag of the dataset that it was trained on, a key of `DATASETS`.
+        dataset: Tag of the dataset of the paper that it was trained on, a key of `DATASETS`.
+        data_dir: Folder of the dataset that it was trained on, whose dataset.json says what it is.
         use_ema: Whether to take the averaged weights that train.py keeps beside the trained ones; by default where
             there are some.
         class_map: Text file with the name of a class on each line, as train.py's `--class-map`; by default the one
             that train.py's arguments in the checkpoint name.
+        model_kwargs: Further arguments of the network, over those in the checkpoint.
         metrics: JSON file of an object whose numbers become the card's metrics; what `evaluate` and `average` write
             also gives the card their intervals and the paper's metrics. Anything else in it is left out.
-        repo_id: Repository, `NAMESPACE/model_name.dataset` by default.
+        repo_id: Repository. For a dataset of the paper `NAMESPACE/model_name.dataset` by default; for others it must
+            be given.
         private: Whether a new repository is private.
         dry_run: Directory to write the files to instead of uploading them.
 
@@ -53,82 +62,121 @@ def publish(
         Address of the commit, or the directory of a dry run.
 
     Raises:
-        ValueError: If a name, a tag, the repository id, the metrics or the weights are not what they should be.
+        ValueError: If a name, a tag, the repository id, the dataset, the metrics or the weights are not what they
+            should be, or the classes of the weights are not those of the dataset.
         OSError: If a file is missing, a directory in the way, no token given, or the upload failed.
     """
     known = timm.list_models("hifuse_*")
     if model_name not in known:
         raise ValueError(f"model {model_name!r} is not registered: expected one of {', '.join(known)}")
-    if dataset not in DATASETS:
-        raise ValueError(f"dataset {dataset!r} is not known: expected one of {', '.join(DATASETS)}")
-    repo_id = repo_id or f"{NAMESPACE}/{model_name}.{dataset}"
-    validate_repo_id(repo_id)
-    results, evaluation = ({}, {}) if metrics is None else _read_metrics(Path(metrics), model_name, dataset)
+    tag, data = _find_dataset(dataset, data_dir)
+    repo_id = _find_repo_id(repo_id, model_name, tag)
+    results, evaluation = ({}, {}) if metrics is None else _read_metrics(Path(metrics), model_name, tag)
     if dry_run is not None:
         check_replaceable(dry_run, _list_published)
     elif get_token() is None:
         raise PermissionError("publish needs a token of the Hub that may write: run `hf auth login`, or set HF_TOKEN")
-    trained = load_trained(model_name, checkpoint, use_ema=use_ema, class_map=class_map, device="cpu")
-    labels = tuple(DATASETS[dataset].labels)
-    if trained.model.num_classes != len(labels):
-        raise ValueError(
-            f"checkpoint {checkpoint} has {trained.model.num_classes or 'no'} classes, {dataset} has {len(labels)}: "
-            f"{', '.join(labels)}"
-        )
-    if trained.class_names not in (None, labels):
-        raise ValueError(
-            f"checkpoint {checkpoint} has classes in the order of its class map, {shorten(trained.class_names)}; those "
-            f"of {dataset} are published as {shorten(labels)}"
-        )
+    trained = load_trained(
+        model_name,
+        checkpoint,
+        use_ema=use_ema,
+        device="cpu",
+        data_dir=data_dir,
+        class_map=class_map,
+        model_kwargs=model_kwargs,
+    )
+    _check_classes(trained, checkpoint, tag, data)
     check_finite(trained.model.state_dict())
+    publication = _Publication(repo_id, tag, data, trained, results, evaluation)
+    if dry_run is None:
+        return _upload(publication, private)
+    with replacing_folder(dry_run, _list_published) as directory:
+        publication.write(directory)
+    return str(dry_run)
 
-    def write(directory: Path) -> None:
-        save_weights(trained.model.state_dict(), directory / "model.safetensors")
-        write_json(directory / "config.json", _make_config(trained, dataset))
-        checksum = sha256(directory / "model.safetensors")
-        make_card(repo_id, trained, dataset, results, evaluation, checksum).save(directory / "README.md")
 
-    if dry_run is not None:
-        with replacing_folder(dry_run, _list_published) as directory:
-            write(directory)
-        return str(dry_run)
-    with tempfile.TemporaryDirectory() as directory:
-        write(Path(directory))
-        try:
-            api = HfApi(library_name="hifuse-timm")
-            api.create_repo(repo_id, private=private or None, exist_ok=True)
-            commit = api.upload_folder(
-                repo_id=repo_id, folder_path=directory, commit_message=f"{model_name} trained on {dataset}"
+@dataclass(frozen=True)
+class _Publication:
+    """What a repository is made of."""
+
+    repo_id: str
+    tag: str
+    data: Dataset
+    trained: Trained
+    results: dict[str, float]
+    evaluation: dict
+
+    def write(self, directory: Path) -> None:
+        """Write the repository's files, the card with the checksum of the weights last."""
+        weights = directory / "model.safetensors"
+        save_weights(self.trained.model.state_dict(), weights)
+        write_json(directory / "config.json", _make_config(self.trained, self.tag, self.data))
+        card = make_card(
+            self.repo_id, self.trained, self.tag, self.data, self.results, self.evaluation, sha256(weights)
+        )
+        card.save(directory / "README.md")
+
+
+def _find_dataset(dataset: str | None, data_dir: str | Path | None) -> tuple[str, Dataset]:
+    """The tag of the dataset, and its facts."""
+    if (dataset is None) == (data_dir is None):
+        raise ValueError("publish takes either dataset, the tag of one of the paper, or data_dir, as prepare wrote it")
+    if data_dir is not None:
+        return read_dataset(data_dir)
+    if dataset not in DATASETS:
+        raise ValueError(
+            f"dataset {dataset!r} is not known: expected one of {', '.join(DATASETS)}; give data_dir (--data-dir) for "
+            "one of your own"
+        )
+    return dataset, DATASETS[dataset]
+
+
+def _find_repo_id(repo_id: str | None, model_name: str, tag: str) -> str:
+    if repo_id is None:
+        if tag not in DATASETS:  # the default namespace is ours, and no place for others
+            raise ValueError(
+                f"repo_id (--repo-id) is missing: {tag} is none of the paper's datasets, so give the repository, as "
+                f"clinic/{model_name}.{tag}"
             )
-        except Exception as e:  # the client's HTTP library, and so its errors, differ from version to version
-            raise OSError(
-                f"upload to {repo_id} failed: {redact(first_line(e))}; check that the token may write there, then try "
-                "again"
-            ) from hide_secrets(e)
-    return str(commit.commit_url)
+        repo_id = f"{NAMESPACE}/{model_name}.{tag}"
+    validate_repo_id(repo_id)
+    return repo_id
 
 
-def _read_metrics(path: Path, model_name: str, dataset: str) -> tuple[dict[str, float], dict]:
+def _read_metrics(path: Path, model_name: str, tag: str) -> tuple[dict[str, float], dict]:
     """The numbers of a JSON file, and all that is in it if evaluate or average wrote it."""
     results, content = read_metrics(path)
     if not content:
         return results, {}
-    measured = f"{content['architecture']} on {content['dataset'] or dataset}"  # folders of one's own have no tag
-    if measured != f"{model_name} on {dataset}":
-        raise ValueError(
-            f"metrics {path} are of {abbreviate(measured, 80)}, expected those of {model_name} on {dataset}"
-        )
+    measured = f"{content['architecture']} on {content['dataset'] or tag}"  # folders without dataset.json have no tag
+    if measured != f"{model_name} on {tag}":
+        raise ValueError(f"metrics {path} are of {abbreviate(measured, 80)}, expected those of {model_name} on {tag}")
     return results, content
 
 
-def _make_config(trained: Trained, dataset: str) -> dict:
+def _check_classes(trained: Trained, checkpoint: str | Path, tag: str, data: Dataset) -> None:
+    """Check that the classes of the weights are those of the dataset, in the order in which they are published."""
+    labels = tuple(data.labels)
+    if trained.model.num_classes != len(labels):
+        raise ValueError(
+            f"checkpoint {checkpoint} has {trained.model.num_classes or 'no'} classes, {tag} has {len(labels)}: "
+            f"{shorten(labels)}"
+        )
+    if trained.class_names not in (None, labels):
+        raise ValueError(
+            f"checkpoint {checkpoint} has classes in the order of its class map, {shorten(trained.class_names)}; those "
+            f"of {tag} are published as {shorten(labels)}"
+        )
+
+
+def _make_config(trained: Trained, tag: str, data: Dataset) -> dict:
     """The config.json that timm and transformers read.
 
     timm's own writer repeats num_classes under model_args, and transformers then passes it twice.
     """
-    model, data = trained.model, DATASETS[dataset]
+    model = trained.model
     cfg = {k: v for k, v in model.pretrained_cfg.items() if k not in ("hf_hub_id", "hf_hub_filename", "architecture")}
-    cfg |= trained.data_config | dict(tag=dataset, num_classes=model.num_classes, license=data.license)
+    cfg |= trained.data_config | dict(tag=tag, num_classes=model.num_classes, license=data.license)
     cfg["pool_size"] = [-(-size // model.stride) for size in cfg["input_size"][1:]]
     return dict(
         architecture=model.pretrained_cfg["architecture"],
@@ -140,6 +188,27 @@ def _make_config(trained: Trained, dataset: str) -> dict:
         **(dict(model_args=trained.model_args) if trained.model_args else {}),
         pretrained_cfg=cfg,
     )
+
+
+def _upload(publication: _Publication, private: bool) -> str:
+    """Upload a repository in one commit; gives the address of the commit."""
+    repo_id = publication.repo_id
+    with tempfile.TemporaryDirectory() as directory:
+        publication.write(Path(directory))
+        try:
+            api = HfApi(library_name="hifuse-timm")
+            api.create_repo(repo_id, private=private or None, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=directory,
+                commit_message=f"{publication.trained.name} trained on {publication.tag}",
+            )
+        except Exception as e:  # the client's HTTP library, and so its errors, differ from version to version
+            raise OSError(
+                f"upload to {repo_id} failed: {redact(first_line(e))}; check that the token may write there, then try "
+                "again"
+            ) from hide_secrets(e)
+    return str(commit.commit_url)
 
 
 def _list_published(directory: Path) -> set[str]:

@@ -2,6 +2,8 @@
 
 from argparse import ArgumentParser, BooleanOptionalAction
 
+from timm.utils import ParseKwargs
+
 
 def add_use_ema(parser: ArgumentParser) -> None:
     """Define --use-ema: which weights of a checkpoint to take."""
@@ -18,4 +20,11 @@ def add_class_map(parser: ArgumentParser) -> None:
         "--class-map",
         metavar="FILE",
         help="class map of train.py, a .txt with a class a line; by default the one that the training was given",
+    )
+
+
+def add_model_kwargs(parser: ArgumentParser) -> None:
+    """Define --model-kwargs: what the network is, beyond what the checkpoint says."""
+    parser.add_argument(
+        "--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE", help="as in timm's scripts"
     )

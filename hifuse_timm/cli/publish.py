@@ -7,14 +7,14 @@ from argparse import ArgumentParser, Namespace
 
 from ..datasets import DATASETS
 from ..hub import NAMESPACE
-from .options import add_class_map, add_use_ema
+from .options import add_class_map, add_model_kwargs, add_use_ema
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Define the options of `python -m hifuse_timm publish`."""
     parser.epilog = (
-        "Classes: the indices of the checkpoint's classes are taken to be those of timm's reader on folders named like "
-        "this:  "
+        "Classes: the indices of the checkpoint's classes are taken to be those of the class map that the training was "
+        "given, else those of timm's reader on folders named for the classes in dataset.json, or like this:  "
         + ";  ".join(f"{tag}: {' '.join(data.labels)}" for tag, data in DATASETS.items())
         + ".  They go into config.json, so train on folders whose names sort in this order."
     )
@@ -25,16 +25,25 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="what timm's train.py saved (.pth.tar), a safetensors file, or a checkpoint of the authors' code",
     )
-    parser.add_argument("--dataset", required=True, metavar="TAG", help=f"data trained on: {', '.join(DATASETS)}")
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument("--dataset", metavar="TAG", help=f"data trained on, of the paper: {', '.join(DATASETS)}")
+    data.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="data trained on, as prepare wrote it: title, classes, licence and citation come from DIR/dataset.json",
+    )
     add_use_ema(parser)
     add_class_map(parser)
+    add_model_kwargs(parser)
     parser.add_argument(
         "--metrics",
         metavar="FILE.json",
         help="results for the card: what evaluate or average wrote, or an object whose numbers are the metrics, as "
         '{"accuracy": 0.83, "f1": 0.73}; what is no number is left out',
     )
-    parser.add_argument("--repo-id", metavar="ID", help=f"repository, {NAMESPACE}/MODEL.TAG by default")
+    parser.add_argument(
+        "--repo-id", metavar="ID", help=f"repository; {NAMESPACE}/MODEL.TAG by default, for the paper's data alone"
+    )
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument(
         "--dry-run", metavar="DIR", help="write the files to DIR instead; needs no token and no network"
@@ -49,8 +58,10 @@ def run(args: Namespace) -> None:
         args.model,
         args.checkpoint,
         args.dataset,
+        data_dir=args.data_dir,
         use_ema=args.use_ema,
         class_map=args.class_map,
+        model_kwargs=args.model_kwargs,
         metrics=args.metrics,
         repo_id=args.repo_id,
         private=args.private,

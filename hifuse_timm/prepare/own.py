@@ -10,7 +10,7 @@ from pathlib import Path
 
 from timm.utils.misc import natural_key
 
-from ..datasets import DATASETS, Dataset
+from ..datasets import DATASETS, Dataset, check_name
 from ..errors import shorten
 from .archives import list_all
 from .drawing import Draw
@@ -113,9 +113,7 @@ def _check_name(name: str | None, out: Path) -> str:
         raise ValueError(
             f"name {name!r} is that of a dataset of the paper, whose figures it would stand beside: give another"
         )
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise ValueError(f"name {name!r} is not valid: expected letters, digits, and -, _ or . between them")
-    return name
+    return check_name(name)
 
 
 def add_samples(
