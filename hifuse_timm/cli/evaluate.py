@@ -2,18 +2,17 @@
 
 Measure any timm model on images in DIR/SPLIT/CLASS/*: accuracy, macro F1, precision and recall (paper, Section 4.2),
 balanced accuracy, macro AUROC, expected calibration error and metrics of each class, with bootstrap intervals; beside
-the paper's where DIR/dataset.json, as prepare writes it, names one of its datasets. Needs pip install
-'hifuse-timm[medical]'.
+the paper's where DIR/dataset.json, as prepare writes it, names one of its datasets. Of several checkpoints of one
+training, --metric picks the best on val. Needs pip install 'hifuse-timm[medical]'.
 """
 
 from argparse import ArgumentParser, Namespace
 
-from timm.utils import ParseKwargs
-
 from ..errors import require
 from ..files import check_writable, write_json
 from ..loading import PRECISIONS
-from .options import add_class_map, add_use_ema
+from ..runs import METRICS
+from .options import add_class_map, add_model_kwargs, add_use_ema
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -28,14 +27,21 @@ def add_arguments(parser: ArgumentParser) -> None:
     weights = parser.add_mutually_exclusive_group(required=True)
     weights.add_argument(
         "--checkpoint",
+        nargs="+",
         metavar="FILE",
-        help="what timm's train.py saved (.pth.tar), a safetensors file, or a checkpoint of the authors' code",
+        help="what timm's train.py saved (.pth.tar), a safetensors file, or a checkpoint of the authors' code; of "
+        "several, the best by --metric",
     )
     weights.add_argument("--pretrained", action="store_true", help="take the published weights of the model")
     add_use_ema(parser)
     add_class_map(parser)
     parser.add_argument("--data-dir", required=True, metavar="DIR", help="dataset, as prepare writes it")
-    parser.add_argument("--split", default="test", metavar="NAME", help="folder of DIR to measure on (default: test)")
+    parser.add_argument(
+        "--split", metavar="NAME", help="folder of DIR to measure on (default: test; val where --metric is given)"
+    )
+    parser.add_argument(
+        "--metric", choices=METRICS, help="pick the best of several checkpoints by this; what is written is of it"
+    )
     parser.add_argument("--json", metavar="FILE", help="write all metrics, for average and for publish --metrics")
     parser.add_argument(
         "--predictions", metavar="FILE.csv", help="write true and predicted class and probabilities by image"
@@ -48,9 +54,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at once (default: 32)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that read images; one a core, at most 4")
-    parser.add_argument(
-        "--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE", help="as in timm's scripts"
-    )
+    add_model_kwargs(parser)
     parser.add_argument("--img-size", type=int, metavar="N", help="pixels a side, in the place of the training's")
     parser.add_argument(
         "--crop-pct", type=float, metavar="X", help="share of the resized side that the crop keeps, likewise"
@@ -63,19 +67,18 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Evaluate a model, write the files asked for, and print the tables."""
-    from ..evaluate import evaluate, format_result
+    from ..evaluate import evaluate, format_result, pick_best
 
+    checkpoints = args.checkpoint or [None]
+    if args.metric is None and len(checkpoints) > 1:
+        raise ValueError(f"{len(checkpoints)} checkpoints are given: --metric says by what to pick the best of them")
     require("tabulate", "medical")  # before long work
     if args.plots is not None:
         require("matplotlib", "medical")
     check_writable(args.json)
     check_writable(args.predictions)
     check_writable(args.plots, directory=True)
-    evaluation = evaluate(
-        args.model,
-        args.data_dir,
-        args.checkpoint,
-        split=args.split,
+    options = dict(
         use_ema=args.use_ema,
         class_map=args.class_map,
         fuse=args.fuse,
@@ -91,6 +94,12 @@ def run(args: Namespace) -> None:
         resamples=args.resamples,
         seed=args.seed,
     )
+    if args.metric is None:
+        evaluation = evaluate(args.model, args.data_dir, *checkpoints, split=args.split or "test", **options)
+    else:
+        evaluation = pick_best(
+            args.model, args.data_dir, checkpoints, args.metric, split=args.split or "val", **options
+        )
     written = []
     try:
         if args.json is not None:

@@ -5,6 +5,16 @@ from ..files import write_json as save_json
 from ..loading import PRECISIONS
 from .average import average
 from .evaluation import Evaluation, evaluate
+from .selection import pick_best
 from .table import format_result
 
-__all__ = ["PRECISIONS", "Evaluation", "average", "check_writable", "evaluate", "format_result", "save_json"]
+__all__ = [
+    "PRECISIONS",
+    "Evaluation",
+    "average",
+    "check_writable",
+    "evaluate",
+    "format_result",
+    "pick_best",
+    "save_json",
+]

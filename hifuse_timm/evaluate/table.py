@@ -20,28 +20,19 @@ _NAMES = dict(
 
 def format_result(result: dict) -> str:
     """What an evaluation or an average of several found, as tables for the terminal, in percent as in the paper."""
-    tabulate = require("tabulate", "medical").tabulate
-
-    def table(header: list[str], rows: list[list[str]]) -> str:
-        return tabulate(rows, header, colalign=["left"] + ["right"] * (len(header) - 1), disable_numparse=True)
-
-    def percent(value: float | None) -> str:
-        return "n/a" if value is None else f"{100 * value:.2f}"
-
     counts, paper = result["counts"], result["paper"] or {}
     averaged = result["kind"] == "average"
     what = f"mean of {counts['runs']} runs, " if averaged else ""
     header = ["%", "mean", "std", "min", "max"] if averaged else ["%", "value", "95% interval"]
     rows = []
     for name in METRICS:
-        row = [_NAMES[name], percent(result[name])]
+        row = [_NAMES[name], _percent(result[name])]
         if averaged:
-            row += [percent((result["spread"][name] or {}).get(key)) for key in ("std", "min", "max")]
+            row += [_percent((result["spread"][name] or {}).get(key)) for key in ("std", "min", "max")]
         else:
-            interval = result["intervals"][name]
-            row.append("n/a" if interval is None else " - ".join(map(percent, interval)))
+            row.append(_percent_interval(result["intervals"][name]))
         if name in paper and result[name] is not None:
-            row += [percent(paper[name]), f"{100 * (result[name] - paper[name]):+.2f}"]
+            row += [_percent(paper[name]), f"{100 * (result[name] - paper[name]):+.2f}"]
         elif paper:
             row += ["", ""]
         rows.append(row)
@@ -49,17 +40,42 @@ def format_result(result: dict) -> str:
         header += [f"paper's {paper['method']}", "difference"]
     class_rows = [
         [abbreviate(name, 40), f"{of_class['images']:,}", f"{of_class['predicted']:,}"]
-        + [percent(of_class[metric]) for metric in CLASS_METRICS]
+        + [_percent(of_class[metric]) for metric in CLASS_METRICS]
         for name, of_class in result["per_class"].items()
     ]
     return "\n".join(
         [
+            *(_format_selection(result) if "selection" in result else []),
             printable(f"{result['model']} on {result['title']}, {result['split']}: {what}")
             + f"{counts['images']:,} images, {counts['classes']} classes",
             *(printable(f"{what}: {origin}") for what, origin in result.get("origins", {}).items()),
             "",
-            table(header, rows),
+            _table(header, rows),
             "",
-            table(["class, %", "images", "predicted", *(_NAMES[metric] for metric in CLASS_METRICS)], class_rows),
+            _table(["class, %", "images", "predicted", *(_NAMES[metric] for metric in CLASS_METRICS)], class_rows),
         ]
     )
+
+
+def _format_selection(result: dict) -> list[str]:
+    """The checkpoints of which the best was picked, in lines."""
+    metric, checkpoints = result["selection"]["metric"], result["selection"]["checkpoints"]
+    rows = [
+        [abbreviate(found["checkpoint"], 80), _percent(found["value"]), _percent_interval(found["interval"])]
+        for found in checkpoints
+    ]
+    best = printable(f"{_NAMES[metric]} on {result['split']}: {result['conditions']['checkpoint']}")
+    return [_table(["checkpoint", f"{_NAMES[metric]}, %", "95% interval"], rows), "", f"best by {best}", ""]
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    tabulate = require("tabulate", "medical").tabulate
+    return tabulate(rows, header, colalign=["left"] + ["right"] * (len(header) - 1), disable_numparse=True)
+
+
+def _percent(value: float | None) -> str:
+    return "n/a" if value is None else f"{100 * value:.2f}"
+
+
+def _percent_interval(interval: list[float] | None) -> str:
+    return "n/a" if interval is None else " - ".join(map(_percent, interval))
