@@ -182,3 +182,7 @@ def _check_description(description) -> None:
     meanings = description.get("class_descriptions", {})
     if not isinstance(meanings, dict) or not all(isinstance(meaning, str) for meaning in meanings.values()):
         raise ValueError(f"its class_descriptions are {meanings!r:.80}, expected a string for each class")
+    counts = description.get("counts", {})
+    of_splits = counts.values() if isinstance(counts, dict) else [None]
+    if not all(isinstance(s, dict) and all(type(n) is int and n >= 0 for n in s.values()) for s in of_splits):
+        raise ValueError(f"its counts are {counts!r:.80}, expected for each split the number of images of each class")

@@ -19,7 +19,7 @@ _PAPER_URL = "https://arxiv.org/abs/2209.10218"
 _RECIPE = (
     "epochs batch_size grad_accum_steps opt lr weight_decay layer_decay momentum sched min_lr warmup_epochs "
     "warmup_lr cooldown_epochs clip_grad drop drop_path mixup cutmix smoothing aa reprob color_jitter hflip vflip "
-    "scale ratio img_size input_size model_ema model_ema_decay amp seed"
+    "scale ratio img_size input_size loss loss_pos_weight model_ema model_ema_decay amp seed"
 ).split()
 
 

@@ -1,5 +1,6 @@
 """The recipes hold Table 2 of the paper and the authors' augmentation, and timm's train.py takes them as they are."""
 
+import json
 import math
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import train_like_timm
 import yaml
 from PIL import Image
 from pytest import approx, mark
+from timm.loss import create_classification_loss, resolve_class_weights
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from train_like_timm import TRAIN_PY, create_loaders, create_schedule, read_recipe
 
@@ -141,6 +143,68 @@ def test_test_images_are_the_middle_224_pixels_of_256(loaders):
     assert row.min() == -1 and row.max() == 1
     bright = (row > 0).nonzero().flatten()
     assert bright[0].item() == approx(48, abs=1) and bright[-1].item() == approx(175, abs=1)
+
+
+@pytest.fixture
+def balanced(tmp_path):
+    """A recipe with a balanced loss, the images of each class in train, and the options that wrote it."""
+    counts = {label: 10 * 3**k for k, label in enumerate(DATASETS["isic2018"].labels)}
+    content = dict(name="isic2018", classes=list(counts), counts=dict(train=counts, test={}))
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    options = ["--balanced", "--data-dir", str(tmp_path), "--out", str(tmp_path / "balanced.yaml")]
+    assert main(["recipe", "isic2018", *options]) == 0
+    return tmp_path / "balanced.yaml", torch.tensor(list(counts.values())), options
+
+
+def test_balanced_recipe_gives_a_class_the_weight_of_all_others(balanced):
+    path, counts, _ = balanced
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert {key: recipe[key] for key in recipe if not key.startswith("loss")} == expected("isic2018")
+    loss = create_classification_loss(recipe["loss"], pos_weight=resolve_class_weights(recipe["loss_pos_weight"]))
+    # of each image of a class its share of the loss where the network tells nothing, times the number of images
+    unsure = torch.zeros(7, 7)
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(
+        unsure, torch.eye(7), pos_weight=loss.pos_weight, reduction="none"
+    )
+    torch.testing.assert_close(loss(unsure, torch.arange(7)), losses.mean())
+    total = losses * counts[:, None]
+    assert total.diag().tolist() == approx((total.sum(0) - total.diag()).tolist(), rel=1e-4)
+
+
+@mark.skipif(TRAIN_PY is None, reason="HIFUSE_TIMM_TRAIN_PY does not say where timm's train.py is")
+def test_train_py_takes_the_balanced_recipe(balanced):
+    recipe = yaml.safe_load(balanced[0].read_text(encoding="utf-8"))
+    args = vars(train_like_timm.parse_with_train_py("--config", str(balanced[0])))
+    assert recipe.items() <= args.items()
+
+
+@mark.parametrize(
+    "tag, left_out, words",
+    [
+        ("isic2018", "--balanced", "--balanced, --data-dir and --out go together"),
+        ("isic2018", "--out", "--balanced, --data-dir and --out go together"),
+        ("covid19ct", None, "has the classes AKIEC, BCC, BKL, DF, MEL, NV, VASC, the recipe covid19ct is for CT_COVID"),
+    ],
+)
+def test_balanced_recipe_that_cannot_be_is_one_error(tag, left_out, words, balanced, capsys):
+    _, _, options = balanced
+    if left_out:
+        at = options.index(left_out)
+        del options[at : at + (1 if left_out == "--balanced" else 2)]
+    assert main(["recipe", tag, *options]) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_balanced_recipe_needs_counts_that_are_numbers(balanced, capsys):
+    path, _, options = balanced
+    for counts, words in (
+        ({"train": {"AKIEC": 3}}, "has no counts of all classes in train"),
+        ({"train": {"AKIEC": "many"}}, "its counts are {'train': {'AKIEC': 'many'}}, expected for each split"),
+    ):
+        content = dict(classes=list(DATASETS["isic2018"].labels), counts=counts)
+        path.with_name("dataset.json").write_text(json.dumps(content))
+        assert main(["recipe", "isic2018", *options]) == 1
+        assert words in capsys.readouterr().err
 
 
 @mark.parametrize("tag", DATASETS)
