@@ -22,6 +22,7 @@ convert
 hub
 hifuse
 __init__ loading
+inference
 warm_start publish+model_card prepare evaluate explain recipes
 cli
 __main__"""

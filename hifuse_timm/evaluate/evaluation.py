@@ -8,23 +8,19 @@ import csv
 import io
 import logging
 import os
-from contextlib import nullcontext
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import timm
 import torch
-from PIL import Image
-from timm.utils import reparameterize_model
-from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
 from ..datasets import read_description
 from ..errors import require, shorten
 from ..files import save_figure, write_text
 from ..image_folders import ImageFolder, find_images
-from ..images import open_image
-from ..loading import PRECISIONS, Trained, find_device, load_trained
+from ..inference import Predicted, batched, check_options, fold, name_columns, predict_files, write_cells
+from ..loading import Trained, find_device, load_trained
 from ..paper import paper_result
 from ..version import __version__
 from .metrics import CLASS_METRICS, bootstrap_intervals, compute_metrics
@@ -32,8 +28,6 @@ from .metrics import CLASS_METRICS, bootstrap_intervals, compute_metrics
 __all__ = ["Evaluation", "evaluate"]
 
 _logger = logging.getLogger(__name__)
-
-_UNREADABLE = -1  # class index of an image that cannot be read
 
 
 @dataclass(frozen=True)
@@ -59,10 +53,9 @@ class Evaluation:
         """Write each image's true class, predicted class and probabilities as CSV."""
         lines = io.StringIO()
         writer = csv.writer(lines, lineterminator="\n")
-        writer.writerow(["file", "class", "predicted", *(f"p_{name}" for name in self.classes)])
+        writer.writerow(["file", "class", *name_columns(self.classes)])
         for file, target, row in zip(self.files, self.targets.tolist(), self.probs, strict=True):
-            names = self.classes[target], self.classes[row.argmax()]
-            writer.writerow([file, *names, *(f"{p:.9g}" for p in row.tolist())])
+            writer.writerow([file, self.classes[target], *write_cells(row, self.classes)])
         write_text(path, lines.getvalue())
 
     def save_plots(self, directory: str | Path) -> list[Path]:
@@ -150,14 +143,9 @@ def evaluate(
     """
     require("tqdm", "medical")
     torchmetrics = require("torchmetrics", "medical")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is not known: expected one of {', '.join(PRECISIONS)}")
-    if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = min(4, cores)
-    for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0), ("resamples", resamples, 1)):
-        if value < least:
-            raise ValueError(f"{name} {value} is too small: expected {least} or more")
+    workers = check_options(precision, batch_size, workers)
+    if resamples < 1:
+        raise ValueError(f"resamples {resamples} is too small: expected 1 or more")
     device = find_device(device)
     data_dir = Path(data_dir)
     description = read_description(data_dir)
@@ -182,11 +170,11 @@ def evaluate(
             f"{trained.origins['classes']}, {shorten(trained.class_names)}"
         )
     if fuse:
-        _fuse(trained)
-    loader = DataLoader(
-        _Images(images, trained), batch_size=batch_size, num_workers=workers, pin_memory=device.type == "cuda"
-    )
-    probs, targets = _predict(trained.model, loader, device, PRECISIONS[precision], data_dir)
+        fold(trained)
+    batches = batched((path for path, _ in images.samples), batch_size)
+    predicted = predict_files(batches, [trained], device=device, precision=precision, workers=workers)
+    probs = _predict(predicted, len(images.samples), data_dir)
+    targets = torch.tensor([trained.class_names.index(name) for _, name in images.samples])
     result = dict(
         **_measure(trained, probs, targets, resamples, seed),
         kind="evaluation",
@@ -234,13 +222,6 @@ def _find_images(data_dir: Path, split: str) -> ImageFolder:
     return images
 
 
-def _fuse(trained: Trained) -> None:
-    modules = list(trained.model.modules())
-    if not any(hasattr(m, f) for m in modules for f in ("fuse", "reparameterize", "switch_to_deploy")):
-        raise ValueError(f"fuse: {trained.name} has nothing to fold for inference")
-    reparameterize_model(trained.model, inplace=True)
-
-
 def _measure(trained: Trained, probs: torch.Tensor, targets: torch.Tensor, resamples: int, seed: int) -> dict:
     """The metrics of the predictions at the top, their intervals, and those of each class."""
     from torchmetrics.functional.classification import multiclass_confusion_matrix
@@ -267,65 +248,18 @@ def _measure(trained: Trained, probs: torch.Tensor, targets: torch.Tensor, resam
     )
 
 
-class _Images(Dataset):
-    """Image files as a network takes them.
-
-    timm's own dataset takes the next image in the place of one that it cannot read.
-    """
-
-    def __init__(self, images: ImageFolder, trained: Trained):
-        self.samples = [(path, trained.class_names.index(name)) for path, name in images.samples]
-        self.mode = trained.image_mode
-        self.transform = trained.transform
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int):
-        path, target = self.samples[index]
-        try:
-            image = open_image(path, self.mode)
-        except (ValueError, OSError, RuntimeError):
-            image, target = Image.new(self.mode, (1, 1)), _UNREADABLE
-        return self.transform(image), target
-
-
-def _find_fault(path: str) -> str:
-    """Why an image cannot be read, as the processes that read images hand on numbers alone."""
-    try:
-        open_image(path)
-    except (ValueError, OSError, RuntimeError) as e:
-        return str(e)
-    return f"{path} could be read in a second attempt"
-
-
-@torch.inference_mode()
-def _predict(
-    network: nn.Module, loader: DataLoader, device: torch.device, dtype: torch.dtype, data_dir: Path
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probabilities, (N, K) in float64, and class indices, (N,)."""
+def _predict(batches: Iterable[Predicted], num_images: int, data_dir: Path) -> torch.Tensor:
+    """Probabilities of all images, (N, K) in float64."""
     from tqdm import tqdm
 
-    probs, targets = [], []
-    autocast = nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
-    with (
-        tqdm(total=len(loader.dataset), desc="images", unit="image", disable=None) as progress,
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-    ):
-        for images, batch_targets in loader:
-            if (batch_targets == _UNREADABLE).any():
-                unreadable = (batch_targets == _UNREADABLE).nonzero().flatten().tolist()
-                bad = [loader.dataset.samples[sum(map(len, probs)) + i][0] for i in unreadable]
+    probs = []
+    with tqdm(total=num_images, desc="images", unit="image", disable=None) as progress:
+        for batch in batches:
+            faults = {os.path.relpath(f, data_dir): fault for f, fault in zip(batch.files, batch.faults, strict=True)}
+            if bad := [file for file, fault in faults.items() if fault is not None]:
                 raise ValueError(
-                    f"{shorten([os.path.relpath(path, data_dir) for path in bad])} in {data_dir} cannot be read as "
-                    f"images: replace or remove them; {_find_fault(bad[0])}"
+                    f"{shorten(bad)} in {data_dir} cannot be read as images: replace or remove them; {faults[bad[0]]}"
                 )
-            with autocast:
-                logits = network(images.to(device, non_blocking=True))
-            if not logits.isfinite().all():
-                advice = "" if dtype == torch.float32 else "; try precision float32"
-                raise ValueError(f"the network's outputs are not finite{advice}")
-            probs.append(logits.cpu().double().softmax(1))
-            targets.append(batch_targets)
-            progress.update(len(images))
-    return torch.cat(probs), torch.cat(targets)
+            probs.append(batch.probs)
+            progress.update(len(batch.files))
+    return torch.cat(probs)
