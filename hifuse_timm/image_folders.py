@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,13 @@ from timm.data.readers.img_extensions import get_img_extensions
 from timm.utils.misc import natural_key
 
 from .errors import shorten
+from .images import FORMATS
 
-__all__ = ["ImageFolder", "find_class_names", "find_images", "read_class_map"]
+__all__ = ["ImageFolder", "find_class_names", "find_images", "is_image", "read_class_map", "walk_files"]
 
 _logger = logging.getLogger(__name__)
+
+_DICOM_ENDINGS = (".dcm", ".dicom")
 
 _LARGEST_CLASS_MAP = 1 << 20  # bytes; ImageNet's 21,841 classes take 240,000
 
@@ -45,7 +48,7 @@ def find_images(folder: str | Path) -> ImageFolder:
     Raises:
         OSError: If a folder cannot be read.
     """
-    formats, others = get_img_extensions(as_set=True), {*Image.registered_extensions(), ".dcm", ".dicom"}
+    formats, others = get_img_extensions(as_set=True), {*Image.registered_extensions(), *_DICOM_ENDINGS}
     root = str(folder)
     samples, left_out, repeated = [], [], []
     seen = {os.path.realpath(root)}
@@ -72,12 +75,69 @@ def find_images(folder: str | Path) -> ImageFolder:
     return ImageFolder(samples, sorted({label for _, label in samples}, key=natural_key), left_out, repeated)
 
 
+def walk_files(sources: Iterable[str | Path]) -> Iterator[str]:
+    """Walk through files and folders with all in them, giving each file once, wherever links lead.
+
+    The files of a folder come in the order of `find_images`. In memory are the names in the folders on the way to
+    a file, and where links lead out of the sources; never all files.
+
+    Raises:
+        OSError: If a source is not there, or a folder cannot be read.
+    """
+    sources = list(map(str, sources))
+    for source in sources:
+        if not os.path.exists(source):
+            raise FileNotFoundError(f"source {source} does not exist")
+    places = {}
+    for source in sources:
+        places.setdefault(os.path.realpath(source), source)
+    begun = set(places)  # each of which is walked through by itself
+    for source in places.values():
+        yield from _walk(source, begun) if os.path.isdir(source) else [source]
+
+
+def _walk(folder: str, begun: set[str]) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        # a folder is sorted as its files are, by their whole paths
+        names = sorted((entry.name + os.sep * entry.is_dir() for entry in entries), key=natural_key)
+    real_folder = os.path.realpath(folder)
+    for name in names:
+        path, place = (os.path.join(inside, name.rstrip(os.sep)) for inside in (folder, real_folder))
+        if os.path.islink(path):
+            place = os.path.realpath(path)
+            if not begun.isdisjoint(map(str, [place, *Path(place).parents])):
+                continue  # it is reached without the link
+            begun.add(place)
+        elif place in begun:
+            continue
+        if name.endswith(os.sep):
+            yield from _walk(path, begun)
+        else:
+            yield path
+
+
+def is_image(file: str) -> bool:
+    """Whether a file is meant as an image that is read here, by the ending of its name or as DICOM by its first bytes.
+
+    Raises:
+        OSError: If it has another ending and cannot be read.
+    """
+    ending = os.path.splitext(file)[1].lower()
+    if ending in _DICOM_ENDINGS or Image.registered_extensions().get(ending) in FORMATS:
+        return True
+    if not os.path.isfile(file):
+        return False
+    with open(file, "rb") as f:
+        return f.read(132)[128:] == b"DICM"
+
+
 def find_class_names(
     data_dir: str | Path | None,
     description: dict,
     class_map: str | Path | None,
     trained_map: str | None,
     folders: Sequence[str],
+    classes: Sequence[str] | None = None,
 ) -> tuple[list[str] | None, str]:
     """The names of the classes in the order of their indices, and what names them.
 
@@ -87,11 +147,19 @@ def find_class_names(
         class_map: Class map to take in their place.
         trained_map: Name of the class map that train.py was given, taken unless class_map is.
         folders: Names of the class folders at hand, where there is nothing else; this is logged as a warning.
+        classes: The names themselves, in the place of all else.
 
     Raises:
         OSError: If a class map is not there.
-        ValueError: If a class map is not as it should be, or nothing names the classes of data_dir.
+        ValueError: If a class map is not as it should be, classes has one twice or is given beside a class map, or
+            nothing names the classes of data_dir.
     """
+    if classes is not None:
+        if class_map is not None:
+            raise ValueError(f"classes and class map {class_map} are both given: expected one of them")
+        if len(set(classes)) < len(classes):
+            raise ValueError(f"classes has a name twice: {shorten(classes)}")
+        return list(classes), "classes"
     if class_map is None and trained_map is not None:
         class_map = _find_class_map(trained_map, data_dir)
     if class_map is not None:

@@ -86,6 +86,7 @@ def load_trained(
     device: str | torch.device | None = None,
     data_dir: str | Path | None = None,
     class_map: str | Path | None = None,
+    classes: Sequence[str] | None = None,
     folders: Sequence[str] = (),
     model_kwargs: dict | None = None,
     img_size: int | None = None,
@@ -96,8 +97,8 @@ def load_trained(
     """Build a network as timm's train.py left it, or pretrained, with its transform and the names of its classes.
 
     The network and its transform are as the arguments say, else as train.py's arguments in the checkpoint say, else as
-    the model's pretrained config says, by timm's own rules. The classes are those of `class_map`; else those that
-    pretrained weights name themselves, or those of the class map that the training was given; else those of
+    the model's pretrained config says, by timm's own rules. The classes are `classes` or those of `class_map`; else
+    those that pretrained weights name themselves, or those of the class map that the training was given; else those of
     `data_dir/dataset.json`; else those of timm's reader on `data_dir/train`, which train.py used; else `folders`. Where
     a choice may not be what is meant, it is logged as a warning.
 
@@ -111,6 +112,7 @@ def load_trained(
         data_dir: Folder of a dataset, as `prepare` writes it.
         class_map: Text file with the name of a class on each line, as train.py's `--class-map`; by default the one
             that train.py's arguments in the checkpoint name.
+        classes: Names of the classes in the order of the outputs, in the place of a class map.
         folders: Names of the class folders at hand, in timm's order.
         model_kwargs: Further arguments of the network, over those in the checkpoint.
         img_size: Pixels a side that the network sees.
@@ -133,7 +135,7 @@ def load_trained(
     loaded = None if checkpoint is None else read_checkpoint(checkpoint, use_ema)
     args = {} if loaded is None else _take_args(loaded.training_args, architecture, checkpoint)
     description = {} if data_dir is None else read_description(data_dir)
-    find_names = partial(find_class_names, data_dir, description, class_map, args.get("class_map"), folders)
+    find_names = partial(find_class_names, data_dir, description, class_map, args.get("class_map"), folders, classes)
     given = dict(img_size=img_size, crop_pct=crop_pct, mean=mean, std=std)
     given = {key: value for key, value in given.items() if value is not None}
     image_args = {key: args[key] for key in _IMAGE_ARGS if key in args} | given
@@ -143,7 +145,7 @@ def load_trained(
 
     if loaded is None:
         model = _build(architecture, image_args, base | model_args, name, pretrained=True)
-        label_names = _label_names(model) if class_map is None else None
+        label_names = _label_names(model) if class_map is None and classes is None else None
         class_names, named_by = (label_names, f"the weights of {name}") if label_names else find_names()
     else:
         class_names, named_by = find_names()

@@ -39,7 +39,7 @@ for command in sys.argv[1:]:
 print(json.dumps(imported))
 """
 
-COMMANDS = ["prepare", "evaluate", "average", "publish", "recipe", "warm-start", "convert", "explain", "run"]
+COMMANDS = ["prepare", "evaluate", "average", "predict", "publish", "recipe", "warm-start", "convert", "explain", "run"]
 
 
 def run(*command, redirection="") -> subprocess.CompletedProcess:

@@ -23,7 +23,7 @@ hub
 hifuse
 __init__ loading
 inference
-warm_start publish+model_card prepare evaluate explain recipes
+warm_start publish+model_card prepare evaluate explain predict recipes
 cli
 __main__"""
 PLACES = {

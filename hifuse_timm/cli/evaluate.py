@@ -10,9 +10,8 @@ from argparse import ArgumentParser, Namespace
 
 from ..errors import require
 from ..files import check_writable, write_json
-from ..loading import PRECISIONS
 from ..runs import METRICS
-from .options import add_class_map, add_model_kwargs, add_use_ema
+from .options import add_class_map, add_inference, add_use_ema
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -47,20 +46,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--predictions", metavar="FILE.csv", help="write true and predicted class and probabilities by image"
     )
     parser.add_argument("--plots", metavar="DIR", help="draw confusion matrix, ROC curves and reliability diagram")
-    parser.add_argument("--fuse", action="store_true", help="fold the network for inference first; the outputs stay")
-    parser.add_argument("--device", metavar="DEVICE", help="as cpu or cuda:1; the machine's accelerator by default")
-    parser.add_argument(
-        "--precision", default="float32", choices=PRECISIONS, help="autocast below float32 (the default)"
-    )
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at once (default: 32)")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that read images; one a core, at most 4")
-    add_model_kwargs(parser)
-    parser.add_argument("--img-size", type=int, metavar="N", help="pixels a side, in the place of the training's")
-    parser.add_argument(
-        "--crop-pct", type=float, metavar="X", help="share of the resized side that the crop keeps, likewise"
-    )
-    parser.add_argument("--mean", type=float, nargs="+", metavar="X", help="mean of the normalisation, likewise")
-    parser.add_argument("--std", type=float, nargs="+", metavar="X", help="standard deviation of it, likewise")
+    add_inference(parser)
     parser.add_argument("--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (default: 2000)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
 

@@ -4,6 +4,8 @@ from argparse import ArgumentParser, BooleanOptionalAction
 
 from timm.utils import ParseKwargs
 
+from ..loading import PRECISIONS
+
 
 def add_use_ema(parser: ArgumentParser) -> None:
     """Define --use-ema: which weights of a checkpoint to take."""
@@ -28,3 +30,21 @@ def add_model_kwargs(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE", help="as in timm's scripts"
     )
+
+
+def add_inference(parser: ArgumentParser) -> None:
+    """Define what evaluate and predict have in common: how images reach a network, and how it is computed."""
+    parser.add_argument("--fuse", action="store_true", help="fold the network for inference first; the outputs stay")
+    parser.add_argument("--device", metavar="DEVICE", help="as cpu or cuda:1; the machine's accelerator by default")
+    parser.add_argument(
+        "--precision", default="float32", choices=PRECISIONS, help="autocast below float32 (the default)"
+    )
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at once (default: 32)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that read images; one a core, at most 4")
+    add_model_kwargs(parser)
+    parser.add_argument("--img-size", type=int, metavar="N", help="pixels a side, in the place of the training's")
+    parser.add_argument(
+        "--crop-pct", type=float, metavar="X", help="share of the resized side that the crop keeps, likewise"
+    )
+    parser.add_argument("--mean", type=float, nargs="+", metavar="X", help="mean of the normalisation, likewise")
+    parser.add_argument("--std", type=float, nargs="+", metavar="X", help="standard deviation of it, likewise")
