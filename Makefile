@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: reproduce test conformance whole-way lint clean
+.PHONY: reproduce test fuzz conformance whole-way lint clean
 
 # The main job: parameters and FLOPs beside the paper's.
 reproduce: $(VENV)/.installed
@@ -11,6 +11,10 @@ reproduce: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+# Odd files through the commands, others with every SEED: each must end in a success or in one line.
+fuzz: $(VENV)/.installed-test
+	$(BIN)/python tests/fuzz.py --count $(or $(COUNT),1000) --seed $(or $(SEED),0)
 
 # timm's own model tests on all six models.
 conformance: $(VENV)/.installed-test

@@ -12,6 +12,7 @@ from timm.utils.misc import natural_key
 
 from .errors import shorten
 from .images import FORMATS
+from .text import abbreviate
 
 __all__ = ["ImageFolder", "find_class_names", "find_images", "is_image", "read_class_map", "walk_files"]
 
@@ -185,11 +186,11 @@ def _find_class_map(named: str, data_dir: str | Path | None) -> Path:
     paths = [Path(named)] if data_dir is None else [Path(named), Path(data_dir, "train", named)]
     if not named.startswith(("//", "\\\\")):  # of another machine
         for path in paths:
-            if path.is_file():
+            if os.path.isfile(path):  # whatever the name, which may be longer than any
                 return path
     raise FileNotFoundError(
-        f"the training was given the class map {named}, which says the order of the classes and is not there: give it "
-        "as class_map (--class-map FILE)"
+        f"the training was given the class map {abbreviate(named, 200)}, which says the order of the classes and is "
+        "not there: give it as class_map (--class-map FILE)"
     )
 
 

@@ -33,7 +33,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from .errors import first_line, require
 from .pixels import ImageError, check_size, to_8_bits
-from .text import abbreviate
+from .text import abbreviate, printable
 
 __all__ = [
     "FORMATS",
@@ -72,7 +72,7 @@ def open_image(path: str | Path, mode: str | None = None) -> Image.Image:
     """
     path = Path(path)
     if path.exists() and not path.is_file():
-        raise ImageError(f"{path} is no file")
+        raise ImageError(f"{printable(path)} is no file")
     with path.open("rb") as file:
         try:
             image = decode_image(file)
@@ -85,7 +85,7 @@ def open_image(path: str | Path, mode: str | None = None) -> Image.Image:
                     "training, as prepare does, and here in the same way"
                 )
         except ImageError as e:
-            raise ImageError(f"{path} {abbreviate(e, 800)}") from e
+            raise ImageError(f"{printable(path)} {abbreviate(e, 800)}") from e
     return to_mode(image, mode or ("L" if image.mode not in _MODES else image.mode))
 
 

@@ -169,7 +169,8 @@ def _list_archive(path: Path, name: str, stack: ExitStack) -> Part:
         member = PurePosixPath(info.filename.replace("\\", "/"))
         kind = stat.S_IFMT(info.external_attr >> 16)
         if (
-            member.is_absolute()
+            not info.filename
+            or member.is_absolute()
             or ".." in member.parts
             or re.match("[A-Za-z]:", info.filename)
             or kind not in (0, stat.S_IFREG, stat.S_IFDIR)
