@@ -4,9 +4,11 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
-from .text import printable
+from .text import abbreviate
 
 __all__ = ["first_line", "require", "shorten"]
+
+_LONGEST_NAME = 150  # characters
 
 
 def require(name: str, extra: str) -> ModuleType:
@@ -27,6 +29,6 @@ def first_line(error: BaseException) -> str:
 
 
 def shorten(names: Iterable, most: int = 12) -> str:
-    """Names in a row, and how many more there are behind the first of them."""
-    names = list(map(printable, names))
+    """Names in a row, long ones cut in the middle, and how many more there are behind the first of them."""
+    names = [abbreviate(name, _LONGEST_NAME) for name in names]
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -5,7 +5,7 @@ import difflib
 import inspect
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -224,20 +224,28 @@ def _resolve_name(name: str) -> tuple[str, dict]:
         base = resolve_model_input_args(name)
     except (AttributeError, KeyError, TypeError, ValueError) as e:
         raise ValueError(f"model {name} has a config.json that timm cannot read ({e!r:.200})") from e
-    return base.pop("model_name"), base
+    architecture = base.pop("model_name")
+    model_args = base.get("pretrained_model_args", {}).keys() - {"num_classes"}  # which timm's own writer repeats
+    _check_network_args(model_args, architecture, f"model {name} has model_args")
+    return architecture, base
 
 
 def _take_args(training_args: dict, architecture: str, checkpoint: str | Path) -> dict:
     """The arguments of train.py that are set, if those for the network say what it is and nothing else."""
     args = {key: value for key, value in training_args.items() if value not in (None, "")}
-    known = _network_args(architecture)
-    if unknown := [key for key in args.get("model_kwargs", {}) if key not in known]:
+    origin = f"checkpoint {checkpoint}, trained as {args.get('model', 'an unknown model')}, has model_kwargs"
+    _check_network_args(args.get("model_kwargs", ()), architecture, origin)
+    return args
+
+
+def _check_network_args(names: Collection[str], architecture: str, origin: str) -> None:
+    """Check that arguments of a stranger's describe a network, and are none by which timm opens or fetches files."""
+    known = _network_args(architecture) if names else set()
+    if unknown := [f"{name!r:.80}" for name in names if name not in known]:
         raise ValueError(
-            f"checkpoint {checkpoint}, trained as {args.get('model', 'an unknown model')}, has model_kwargs that do "
-            f"not describe a network {architecture}: {shorten([f'{key!r:.80}' for key in unknown])}; expected some of "
+            f"{origin} that do not describe a network {architecture}: {shorten(unknown)}; expected some of "
             f"{shorten(sorted(known), 20)}"
         )
-    return args
 
 
 def _network_args(architecture: str) -> set[str]:

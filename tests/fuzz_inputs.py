@@ -69,7 +69,8 @@ TEXTS = (
     *(SECRET, os.path.abspath(os.sep + "etc/hostname"), ADDRESS, "hf-hub:a/b", "adamw", "L", "LAB", "nearest", "max"),
 )
 NUMBERS = (0, 1, -1, 2, 3, 7, 0.5, -0.5, 1e-300, 1e300, math.nan, math.inf, -math.inf, 2**31, 2**63, 10**400, True)
-OPENED = dict(pretrained=True, pretrained_cfg=dict(url=ADDRESS, file=SECRET), cache_dir=".", checkpoint_path=SECRET)
+SOURCES = dict(url=ADDRESS, file=SECRET, source="url", hf_hub_id="a/b", hf_hub_filename=SECRET, custom_load=True)
+OPENED = dict(pretrained=True, pretrained_cfg=SOURCES, cache_dir=".", checkpoint_path=SECRET, model_name="resnet10t")
 
 
 class Trap:
@@ -96,6 +97,7 @@ class Originals:
         checkpoints: Contents of checkpoints by the name of their model, training arguments as a dict.
         run: What `evaluate --json` wrote.
         average: What `average --json` wrote.
+        published: What `publish --dry-run` wrote, by name.
         datasets: Of each dataset its files by path; those of an archive by the archive's name and their own.
     """
 
@@ -103,6 +105,7 @@ class Originals:
     checkpoints: dict[str, dict]
     run: dict
     average: dict
+    published: dict[str, bytes]
     datasets: dict[str, dict[str, dict[str, bytes]]]
 
     @classmethod
@@ -127,8 +130,11 @@ class Originals:
             run = json.loads(path.read_text())
             other.write_text(json.dumps(run | dict(accuracy=0.25)))
             main(["average", str(path), str(other), "--json", str(average)])
+            publish = publish_metrics(folder / "sound.pth.tar").arguments
+            main([*publish[:-1], str(folder / "published")])
+        published = {path.name: path.read_bytes() for path in (folder / "published").iterdir()}
         datasets = {tag: read_miniature(tag) for tag in MINIATURES}
-        return cls(folder, checkpoints, run, json.loads(average.read_text()), datasets)
+        return cls(folder, checkpoints, run, json.loads(average.read_text()), published, datasets)
 
     def copy_data(self, folder: Path) -> Path:
         """A dataset of an input's own."""
@@ -584,10 +590,26 @@ def fuzz_run(originals: Originals, folder: Path, rng: random.Random) -> Command:
     return Command(["average", "in.json", str(originals.folder / "other.json"), "--json", "out.json"], "out.json")
 
 
+def fuzz_published(originals: Originals, folder: Path, rng: random.Random) -> Command:
+    """What somebody published: its config.json, and its weights."""
+    (folder / "in").mkdir()
+    weights = originals.published["model.safetensors"]
+    (folder / "in/model.safetensors").write_bytes(change_bytes(weights, rng) if rng.random() < 0.1 else weights)
+    config = json.loads(originals.published["config.json"])
+    for name, entries in (("pretrained_cfg", SOURCES), ("model_args", OPENED)):
+        config[name] |= {key: entries[key] for key in rng.sample(list(entries), rng.choice((0, 0, 0, 1, 3)))}
+    write_json(folder / "in/config.json", config, rng)
+    evaluation = evaluate_data(originals.folder / "data", "out.json", Path("in"), "local-dir:in")
+    at = evaluation.arguments.index("--checkpoint")
+    evaluation.arguments[at : at + 2] = ["--pretrained"]
+    return evaluation
+
+
 KINDS = {
     "checkpoint": fuzz_checkpoint,
     "archive": fuzz_archive,
     "list": fuzz_list,
     "image": fuzz_image,
     "run": fuzz_run,
+    "published": fuzz_published,
 }

@@ -566,3 +566,13 @@ def test_description_that_is_not_as_prepare_writes_it_is_found_before_the_work(
         assert command(data, *options) == 1
         error = capsys.readouterr().err
         assert "dataset.json is not as prepare writes it (" in error and words in error
+
+
+@pytest.mark.parametrize("key", ["checkpoint_path", "cache_dir", "pretrained_cfg_overlay", "scriptable"])
+def test_config_of_a_published_model_says_what_a_network_is_and_nothing_else(key, tmp_path):
+    args = HIFUSE | {key: str(tmp_path / "other.pth")}
+    torch.save({}, tmp_path / "other.pth")
+    config = dict(architecture="hifuse_tiny", num_classes=2, model_args=args, pretrained_cfg=dict(num_classes=2))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"has model_args that do not describe a network hifuse_tiny: '{key}'; expe"):
+        load_trained(f"local-dir:{tmp_path}")

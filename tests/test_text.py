@@ -14,6 +14,7 @@ from conftest import NARROW
 from PIL import Image
 
 from hifuse_timm.__main__ import main
+from hifuse_timm.errors import shorten
 from hifuse_timm.evaluate.plots import draw_confusion, draw_reliability, draw_roc
 from hifuse_timm.files import save_figure
 from hifuse_timm.prepare import prepare
@@ -172,3 +173,7 @@ def test_words_from_outside_are_no_markup_in_the_card():
     for line in lines:
         assert len(re.split(r"(?<!\\)(?:\\\\)*\|", line)) == 4  # two cells between three bars
         assert not re.search(r"(?<!\\)(?:\\\\)*[<\[`]", line)
+
+
+def test_names_in_errors_are_cut_in_the_middle():
+    assert shorten(["ab", "c" * 10_000, *"defg"], 3) == f"ab, {'c' * 74}…{'c' * 75}, d and 3 more"
