@@ -12,11 +12,13 @@ from torch import nn
 
 from .checkpoint import Checkpoint, check_finite, check_output, read_checkpoint, save_weights, unwrap_state_dict
 from .errors import shorten
+from .text import abbreviate
 
 __all__ = [
     "Architecture",
     "Conversion",
     "check_architecture",
+    "check_extent",
     "checkpoint_filter_fn",
     "convert_file",
     "convert_state_dict",
@@ -292,6 +294,25 @@ def check_architecture(state_dict: dict[str, torch.Tensor], expected: dict[str, 
         raise ValueError(f"{found}: {_format_call(*theirs.recipe)} is such a network")
     if faults:
         raise ValueError(f"the checkpoint does not fit {ours}: {faults}")
+
+
+def check_extent(kwargs: dict, architecture: Architecture) -> None:
+    """Check, before a network is built for weights, that its arguments make it no larger than the weights are.
+
+    Raises:
+        ValueError: If one of them does, by which a small file would fill the memory; names it.
+    """
+    deepest = max(architecture.local_depths + architecture.global_depths)
+    limits = dict(dims=max(architecture.dims), depths=deepest, global_depths=deepest)
+    if kwargs.get("branches") != "local":  # which has no windows
+        limits.update(window_size=architecture.window_size)
+    for name in limits.keys() & kwargs.keys():
+        values = kwargs[name] if isinstance(kwargs[name], (list, tuple)) else [kwargs[name]]
+        if any(isinstance(value, (int, float)) and value > limits[name] for value in values):
+            raise ValueError(
+                f"the weights are of {architecture}, and {name} {abbreviate(kwargs[name], 80)} is of a larger network: "
+                f"{_format_call(*architecture.recipe)} is theirs"
+            )
 
 
 def _find_faults(

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 from timm.models import resolve_pretrained_cfg
 
 from .checkpoint import read_checkpoint, unwrap_state_dict
-from .convert import Architecture, convert_state_dict
+from .convert import Architecture, check_extent, convert_state_dict
 from .errors import first_line
 from .files import sha256
 
@@ -106,6 +106,7 @@ def resolve_weights(
     if state_dict is not None:
         overlay["state_dict"] = state_dict  # which timm then takes, whatever else the config names
         architecture = Architecture.of(convert_state_dict(state_dict)[0])
+        check_extent(kwargs, architecture)
         if overlay.get("num_classes") == -1:  # as train.py --pretrained-path says that it wants a new classifier
             registered = resolve_pretrained_cfg(variant, pretrained_cfg=pretrained_cfg)
             kwargs.setdefault("num_classes", registered.num_classes)

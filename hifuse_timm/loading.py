@@ -24,12 +24,13 @@ from timm.models import (
 from torch import nn
 
 from .checkpoint import Checkpoint, read_checkpoint
-from .convert import Architecture, check_architecture, convert_state_dict
+from .convert import Architecture, check_architecture, check_extent, convert_state_dict
 from .datasets import read_description
 from .errors import first_line, shorten
 from .hifuse import HiFuse
 from .hub import check_tag
 from .image_folders import find_class_names
+from .text import abbreviate
 
 __all__ = ["PRECISIONS", "Trained", "find_device", "image_mode", "load_trained"]
 
@@ -152,7 +153,7 @@ def load_trained(
         state_dict = loaded.state_dict
         if architecture.startswith("hifuse_"):
             state_dict, _ = convert_state_dict(state_dict)
-            _check_extent(model_args, Architecture.of(state_dict))
+            check_extent(model_args, Architecture.of(state_dict))
         model_args = _read_off(state_dict, base["pretrained_cfg"], args, class_names) | model_args
         model = _build(architecture, image_args, base | model_args, name, pretrained=False)
         _load_weights(model, state_dict, f"checkpoint {checkpoint} does not fit {name}")
@@ -299,7 +300,9 @@ def _build(architecture: str, image_args: dict, model_args: dict, name: str, pre
         raise
     except Exception as e:  # the arguments are of plain types, but models check them as they please
         model_args = {key: value for key, value in model_args.items() if not key.startswith("pretrained")}
-        raise ValueError(f"model {name} cannot be built with {model_args}: {first_line(e)}") from e
+        raise ValueError(
+            f"model {name} cannot be built with {abbreviate(model_args, 500)}: {abbreviate(first_line(e), 500)}"
+        ) from e
 
 
 def _load_weights(model: nn.Module, state_dict: dict, fault: str) -> None:

@@ -14,6 +14,7 @@ import torch
 from conftest import NARROW
 from parity import authors_state_dict
 from PIL import Image
+from safetensors.torch import save_file
 from timm.data import ImageDataset, create_loader, create_transform
 
 import hifuse_timm.evaluate.evaluation
@@ -575,4 +576,22 @@ def test_config_of_a_published_model_says_what_a_network_is_and_nothing_else(key
     config = dict(architecture="hifuse_tiny", num_classes=2, model_args=args, pretrained_cfg=dict(num_classes=2))
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=rf"has model_args that do not describe a network hifuse_tiny: '{key}'; expe"):
+        load_trained(f"local-dir:{tmp_path}")
+
+
+@pytest.mark.parametrize("key, value", [("dims", [16, 10**6]), ("depths", [1, 10**8]), ("window_size", 10**5)])
+def test_small_file_asks_for_no_large_network(key, value, save, tmp_path):
+    path = save("hifuse_tiny", model_kwargs=HIFUSE)
+    content = torch.load(path, weights_only=False)
+    content["args"].model_kwargs = HIFUSE | {key: value}
+    torch.save(content, path)
+    with pytest.raises(
+        ValueError, match=rf"weights are of a HiFuse of dims \(16, 32\).* {key} .* is of a larger network"
+    ):
+        load_trained("hifuse_tiny", path)
+
+    save_file(content["state_dict"], tmp_path / "model.safetensors")
+    config = dict(architecture="hifuse_tiny", num_classes=2, model_args=HIFUSE | {key: value}, pretrained_cfg={})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"{key} .* is of a larger network"):
         load_trained(f"local-dir:{tmp_path}")
