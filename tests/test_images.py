@@ -179,3 +179,11 @@ def test_what_cannot_be_read_is_named(tmp_path):
 
 def test_the_door_of_explain_leads_here():
     assert load_image is open_image
+
+
+@pytest.mark.parametrize("name", ["a\nb.png", "\x1b[2J.png"])
+def test_image_is_refused_in_one_line_whatever_its_name(name, tmp_path):
+    (tmp_path / name).write_bytes(b"no image")
+    with pytest.raises(ValueError, match="is no image that is read here") as refusal:
+        open_image(tmp_path / name)
+    assert str(refusal.value).isprintable()

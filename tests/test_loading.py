@@ -595,3 +595,10 @@ def test_small_file_asks_for_no_large_network(key, value, save, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=rf"{key} .* is of a larger network"):
         load_trained(f"local-dir:{tmp_path}")
+
+
+@pytest.mark.parametrize("named", ["a" * 3000, "a" * 3000 + ".txt", "b/" * 3000 + "c.txt"])
+def test_class_map_of_any_name_is_missed_in_one_short_line(named, data, save):
+    with pytest.raises(FileNotFoundError, match="was given the class map [ab/]+…[abc/.tx]+, which says") as refusal:
+        load_trained("hifuse_tiny", save("hifuse_tiny", model_kwargs=HIFUSE, class_map=named), data_dir=data)
+    assert len(str(refusal.value)) < 400

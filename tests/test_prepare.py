@@ -483,6 +483,7 @@ def add_member(path: Path, name: str, mode: int = 0) -> None:
         ("kvasir-dataset\\polyps\\..\\..\\..\\evil.jpg", 0),
         ("kvasir-dataset/polyps/evil.jpg", stat.S_IFLNK | 0o777),
         ("kvasir-dataset/polyps/evil.jpg", stat.S_IFIFO | 0o666),
+        ("", 0),
     ],
 )
 def test_member_that_would_land_outside_is_found(name, mode, damaged):

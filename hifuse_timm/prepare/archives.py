@@ -181,7 +181,10 @@ def _list_archive(path: Path, name: str, stack: ExitStack) -> Part:
             inside = _strip_folder(member, name)
             members.append((str(inside), SourceFile(inside, make_reader(info))))
     if unsafe:
-        message = f"members of {path.name} that would land outside the target, are links or are oversized: left out"
+        message = (
+            f"members of {path.name} that have no name, would land outside the target, are links or are oversized: "
+            "left out"
+        )
         part.findings.append(Finding("unsafe-member", message, tuple(unsafe)))
     counts = Counter(inside for inside, _ in members)
     repeated = tuple(inside for inside, count in counts.items() if count > 1)
