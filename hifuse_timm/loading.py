@@ -259,18 +259,6 @@ def _network_args(architecture: str) -> set[str]:
     return {name for c in classes for name in inspect.signature(c).parameters} - _NOT_OF_NETWORKS
 
 
-def _check_extent(model_args: dict, weights: Architecture) -> None:
-    """Check that a HiFuse is as large as its weights, before it takes time and memory."""
-    extent = dict(dims=weights.dims, depths=weights.local_depths)
-    if any(weights.global_depths):  # the local branch alone leaves the others unread
-        extent |= dict(global_depths=weights.global_depths, num_heads=weights.num_heads)
-        extent |= dict(window_size=weights.window_size)
-    for key, value in extent.items():
-        given = model_args.get(key, value)
-        if (tuple(given) if isinstance(given, list) else given) not in (None, value):
-            raise ValueError(f"the checkpoint is of {weights}, its model_kwargs say {key}={given!r:.80}")
-
-
 def _read_off(state_dict: dict, cfg: dict, args: dict, class_names: list[str] | None) -> dict:
     """The arguments of the network that train.py has options for: from the weights, else from the arguments."""
     found = {}
