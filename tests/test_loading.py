@@ -339,9 +339,9 @@ def test_what_timm_takes_for_itself_is_not_of_a_network_whatever_its_class_takes
 @pytest.mark.parametrize(
     ("model_kwargs", "words"),
     [
-        (HIFUSE | dict(window_size=100_000), "its model_kwargs say window_size=100000"),
-        (HIFUSE | dict(depths=[10**9, 1]), "its model_kwargs say depths=[1000000000, 1]"),
-        (HIFUSE | dict(dims=[]), "its model_kwargs say dims=[]"),
+        (HIFUSE | dict(window_size=100_000), "window_size 100000 is of a larger network"),
+        (HIFUSE | dict(depths=[10**9, 1]), "depths [1000000000, 1] is of a larger network"),
+        (HIFUSE | dict(dims=[]), "dims, depths and num_heads have: dims=()"),
         (HIFUSE | dict(branches="local"), "the checkpoint is of a HiFuse of dims (16, 32)"),
         (HIFUSE | dict(drop_path_rate="much"), "model hifuse_tiny cannot be built with"),
         (HIFUSE | dict(img_size=[]), "model hifuse_tiny cannot be built with"),
