@@ -62,7 +62,8 @@ def main() -> None:
             subprocess.run(command, shell=True, cwd=folder, env=env, check=True)
 
         before, after = (json.loads((Path(folder) / f"{run}.json").read_text()) for run in ("trained", "published"))
-        different = [key for key in before if key not in ("model", "origins", "conditions") and before[key] != after[key]]
+        where_from = ("model", "origins", "conditions")
+        different = [key for key in before if key not in where_from and before[key] != after[key]]
         if different:
             sys.exit(f"\nthe published weights of {model}.{tag} give other metrics: {', '.join(different)}")
         print(f"\nthe published weights of {model}.{tag} give the metrics of the trained ones")
