@@ -45,21 +45,21 @@ class Watch:
     Attributes:
         folder: The folder of the input, where the command may do as it pleases.
         originals: Files that it may read.
-        seen: What it did elsewhere.
+        seen: What it did elsewhere, each as a kind and words.
     """
 
     folder: Path
     originals: Path
-    seen: list[str] = field(default_factory=list)
+    seen: list[tuple[str, str]] = field(default_factory=list)
 
     def see(self, event: str, args: tuple) -> None:
         if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
-            self.seen.append(f"connects: {args[1:] if event == 'socket.connect' else args[:2]}")
+            self.seen.append(("connects", str(args[:2])))
             raise ConnectionRefusedError("the fuzzer allows no connection")
         if event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty"):
-            self.seen.append(f"starts a program: {args[:2]}")
+            self.seen.append(("starts a program", str(args[:2])))
         elif event == "exec" and self._is_inside(args[0].co_filename, self.folder.parent):
-            self.seen.append(f"runs code: {args[0].co_filename}")
+            self.seen.append(("runs code", args[0].co_filename))
         elif event == "open" and isinstance(args[0], str | bytes | os.PathLike):
             self._see_file(os.fsdecode(args[0]), args[2])
 
@@ -67,9 +67,9 @@ class Watch:
         if self._is_inside(path, self.folder) or path == os.devnull:
             return
         if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-            self.seen.append(f"writes elsewhere: {path}")
+            self.seen.append(("writes elsewhere", path))
         elif self._is_inside(path, self.folder.parent) and not self._is_inside(path, self.originals):
-            self.seen.append(f"reads elsewhere: {path}")
+            self.seen.append(("reads elsewhere", path))
 
     def _is_inside(self, path: str, folder: Path) -> bool:
         return os.path.realpath(path).startswith(f"{folder}{os.sep}")
@@ -111,7 +111,7 @@ def run_watched(
     arguments: list[str], output: str, folder: Path, originals: Path, run: Callable[[list[str]], int] = run_command
 ) -> tuple[str, str]:
     """Run a command in the folder of its input; says how it ended, and the words of it."""
-    watch, err, fault = Watch(folder.resolve(), originals.resolve()), io.StringIO(), None
+    watch, err, code, fault = Watch(folder.resolve(), originals.resolve()), io.StringIO(), None, None
     before, memory = list_files(folder), reset_peak_memory()
     signal.signal(signal.SIGALRM, stop)
     signal.alarm(LONGEST_TIME)
@@ -124,29 +124,38 @@ def run_watched(
     finally:
         signal.alarm(0)
     if watch.seen:
-        kind, _, words = watch.seen[0].partition(": ")
-        return kind, words
+        return watch.seen[0]
     if fault:
         return fault
     if (growth := peak_memory() - memory) > MOST_GROWTH:
         return "memory", f"{growth >> 20} MiB more"
-    after = list_files(folder)
+    return judge_files(before, list_files(folder), output if code == 0 else None) or judge_code(
+        code, err.getvalue(), report=arguments[0] == "prepare"
+    )
+
+
+def judge_files(before: dict[str, tuple], after: dict[str, tuple], output: str | None) -> tuple[str, str] | None:
+    """What is wrong with the files that a command left, or did not; `output` is what it was to write."""
     if changed := [name for name in before if after.get(name) != before[name]]:
         return "input changed", changed[0]
     new = after.keys() - before.keys()
+    if left := [name for name in new if output is None or not f"{name}/".startswith(f"{output}/")]:
+        return "files left", min(left)
+    return ("no output", output) if output and not new else None
+
+
+def judge_code(code: int, err: str, report: bool) -> tuple[str, str]:
+    """Whether an exit code goes with what was said on stderr: after an error one line, or a report of several."""
     if code == 0:
-        left = [name for name in new if name != output and not name.startswith(f"{output}{os.sep}")]
-        return (SUCCESS, "") if new and not left else ("files left" if left else "no output", str(left[:1]))
-    lines = [line for line in err.getvalue().splitlines() if line.startswith("error: ")]
-    words = err.getvalue().rpartition("error: ")[2].rstrip("\n")
-    if code != 1 or not lines:
+        return SUCCESS, ""
+    _, is_error, words = f"\n{err}".rpartition("\nerror: ")
+    words = words.rstrip("\n")
+    if code != 1 or not is_error:
         return f"exit code {code}", words
-    if new:
-        return "files left", str(sorted(new)[:1])
     if "allocate memory" in words:
         return "memory", words
-    if arguments[0] != "prepare" and ("\n" in words or len(words) > LONGEST_LINE):
-        return "no line", f"{len(words):,} characters in {words.count(chr(10)) + 1} lines: {words!r:.200}"
+    if not report and ("\n" in words or len(words) > LONGEST_LINE):
+        return "no line", f"{len(words):,} characters in {len(words.splitlines())} lines: {words!r:.200}"
     return REFUSAL, words
 
 
@@ -205,6 +214,7 @@ def work(connection, root: Path, numbers: list[int], seed: int) -> None:
     with redirect_stderr(io.StringIO()):
         originals = Originals.make(root / "originals")
         warm_up(originals, root / "warm")
+    connection.send("ready")
     for number in numbers:
         connection.send(run_input(number, seed, originals, root / f"{number}"))
 
@@ -236,6 +246,7 @@ def run_all(numbers: list[int], seed: int, root: Path) -> Iterator[tuple[int, st
         process = context.Process(target=work, args=(theirs, root / f"from_{pending[0]}", pending, seed))
         process.start()
         theirs.close()
+        ours.recv()
         try:
             while pending:
                 ending = ours.recv()

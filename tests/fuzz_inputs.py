@@ -412,7 +412,7 @@ def fuzz_checkpoint(originals: Originals, folder: Path, rng: random.Random) -> C
     content = copy.deepcopy(originals.checkpoints[name])
     if rng.random() < 0.3:
         content.pop("state_dict_ema", None)
-    for _ in range(rng.choice((0, 1, 1, 1, 2, 3))):
+    for _ in range(rng.choice((0, 0, 1, 1, 1, 2, 3))):
         focus = rng.choice([content, *(value for value in content.values() if isinstance(value, dict))])
         change_tree(focus, rng, rng.choice((odd_value, odd_object)))
     kwargs = content.get("args", {}).get("model_kwargs") if isinstance(content.get("args"), dict) else None
