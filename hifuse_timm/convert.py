@@ -310,8 +310,8 @@ def check_extent(kwargs: dict, architecture: Architecture) -> None:
         values = kwargs[name] if isinstance(kwargs[name], (list, tuple)) else [kwargs[name]]
         if any(isinstance(value, (int, float)) and value > limits[name] for value in values):
             raise ValueError(
-                f"the checkpoint is of {architecture}, and {name} {abbreviate(kwargs[name], 80)} of a larger network: "
-                f"{_format_call(*architecture.recipe)} is such a network"
+                f"the checkpoint is of {architecture}, and {name} {abbreviate(kwargs[name], 80)} is of a larger "
+                f"network: {_format_call(*architecture.recipe)} is such a network"
             )
 
 
