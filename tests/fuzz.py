@@ -59,7 +59,8 @@ class Watch:
         if event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty"):
             self.seen.append(("starts a program", str(args[:2])))
         elif event == "exec" and self._is_inside(args[0].co_filename, self.folder.parent):
-            self.seen.append(("runs code", args[0].co_filename))
+            if not args[0].co_filename.startswith("<"):  # of no file, as dataclasses make some
+                self.seen.append(("runs code", args[0].co_filename))
         elif event == "open" and isinstance(args[0], str | bytes | os.PathLike):
             self._see_file(os.fsdecode(args[0]), args[2])
 
@@ -108,7 +109,7 @@ def stop(*_) -> None:
 
 
 def run_watched(
-    arguments: list[str], output: str, folder: Path, originals: Path, run: Callable[[list[str]], int] = run_command
+    command: Command, folder: Path, originals: Path, run: Callable[[list[str]], int] = run_command
 ) -> tuple[str, str]:
     """Run a command in the folder of its input; says how it ended, and the words of it."""
     watch, err, code, fault = Watch(folder.resolve(), originals.resolve()), io.StringIO(), None, None
@@ -117,7 +118,7 @@ def run_watched(
     signal.alarm(LONGEST_TIME)
     try:
         with watching(watch), redirect_stdout(io.StringIO()), redirect_stderr(err), warnings.catch_warnings():
-            code = run(arguments)
+            code = run(command.arguments)
     except (Exception, SystemExit, TookTooLong) as e:
         where = traceback.extract_tb(e.__traceback__)[-1]
         fault = type(e).__name__, f"{e!s:.200} at {Path(where.filename).name}:{where.lineno}"
@@ -129,8 +130,10 @@ def run_watched(
         return fault
     if (growth := peak_memory() - memory) > MOST_GROWTH:
         return "memory", f"{growth >> 20} MiB more"
-    return judge_files(before, list_files(folder), output if code == 0 else None) or judge_code(
-        code, err.getvalue(), report=arguments[0] == "prepare"
+    after = list_files(folder)
+    is_written = code == 0 or (command.partial and code == 1 and command.output in after)
+    return judge_files(before, after, command.output if is_written else None) or judge_code(
+        0 if is_written else code, err.getvalue(), report=command.arguments[0] == "prepare"
     )
 
 
@@ -191,7 +194,7 @@ def run_input(number: int, seed: int, originals: Originals, folder: Path) -> tup
     """Make an input in a new folder, run its command, and say how it ended."""
     folder.mkdir()
     command = make_input(number, seed, originals, folder)
-    return run_watched(command.arguments, command.output, folder, originals.folder)
+    return run_watched(command, folder, originals.folder)
 
 
 def make_input(number: int, seed: int, originals: Originals, folder: Path) -> Command:

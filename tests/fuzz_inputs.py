@@ -82,10 +82,17 @@ class Trap:
 
 @dataclass(frozen=True)
 class Command:
-    """What to run in the folder of an input, and what it writes there: a file or a folder."""
+    """What to run in the folder of an input.
+
+    Attributes:
+        arguments: Of the command line.
+        output: What it writes there, a file or a folder.
+        partial: Whether it writes that with exit code 1 as well, where some of the images cannot be read.
+    """
 
     arguments: list[str]
     output: str
+    partial: bool = False
 
 
 @dataclass
@@ -401,6 +408,12 @@ def explain_images(images: list[str], checkpoint: Path, model: str = "hifuse_tin
     return Command(["explain", *images, *options], "out.png")
 
 
+def predict_images(images: list[str], checkpoint: Path) -> Command:
+    options = ["--model", "hifuse_tiny", "--checkpoint", str(checkpoint), "--classes", *COVID_CLASSES]
+    options += ["--workers", "0", "--device", "cpu", "--csv", "out.csv"]
+    return Command(["predict", *images, *options], "out.csv", partial=True)
+
+
 def publish_metrics(checkpoint: Path, *options: str) -> Command:
     network = ["--model", "hifuse_tiny", "--checkpoint", str(checkpoint), "--dataset", "covid19ct"]
     return Command(["publish", *network, *options, "--dry-run", "out"], "out")
@@ -576,12 +589,14 @@ def fuzz_image(originals: Originals, folder: Path, rng: random.Random) -> Comman
         content = change_bytes(content, rng)
     name = rng.choice(("in.png", "in.jpg", "in.jpeg", "$x$.png", "a\nb.png", "\udcff.png", "in.dcm", "in"))
     sound = originals.folder / "sound.pth.tar"
-    if rng.random() < 0.75:
+    draw = rng.random()
+    if draw < 0.6:
         data = originals.copy_data(folder)
         (data / "test/CT_COVID" / name).write_bytes(content)
         return evaluate_data(Path("data"), "out.json", sound)
     (folder / name).write_bytes(content)
-    return explain_images([name, str(originals.folder / "data/test/CT_COVID/0.png")][: rng.choice((1, 2))], sound)
+    images = [name, str(originals.folder / "data/test/CT_COVID/0.png")][: rng.choice((1, 2))]
+    return predict_images(images, sound) if draw < 0.8 else explain_images(images, sound)
 
 
 def fuzz_run(originals: Originals, folder: Path, rng: random.Random) -> Command:

@@ -9,7 +9,7 @@ from pathlib import Path
 import fuzz
 import numpy as np
 import pytest
-from fuzz_inputs import KINDS, Originals
+from fuzz_inputs import KINDS, Command, Originals
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,14 @@ def test_fuzzer_sees(command, ending, originals, tmp_path):
     folder = tmp_path / "input"
     folder.mkdir()
     (folder / "in").write_text("as it is")
-    assert fuzz.run_watched(["convert"], "out", folder, originals.folder, command)[0] == ending
+    assert fuzz.run_watched(Command(["convert"], "out"), folder, originals.folder, command)[0] == ending
+
+
+def test_fuzzer_lets_a_table_be_written_with_exit_code_1(originals, tmp_path):
+    for partial, ending in ((True, "success"), (False, "files left")):
+        (tmp_path / "out").unlink(missing_ok=True)
+        command = Command(["predict"], "out", partial)
+        assert fuzz.run_watched(command, tmp_path, originals.folder, lambda _: leave("out") or 1)[0] == ending
 
 
 def test_fuzzer_sees_a_command_without_end(originals, tmp_path, monkeypatch):
@@ -95,4 +102,4 @@ def test_fuzzer_sees_a_command_without_end(originals, tmp_path, monkeypatch):
         while True:
             pass
 
-    assert fuzz.run_watched(["convert"], "out", tmp_path, originals.folder, wait)[0] == "TookTooLong"
+    assert fuzz.run_watched(Command(["convert"], "out"), tmp_path, originals.folder, wait)[0] == "TookTooLong"
