@@ -428,7 +428,8 @@ def fuzz_checkpoint(originals: Originals, folder: Path, rng: random.Random) -> C
     for _ in range(rng.choice((0, 0, 1, 1, 1, 2, 3))):
         focus = rng.choice([content, *(value for value in content.values() if isinstance(value, dict))])
         change_tree(focus, rng, rng.choice((odd_value, odd_object)))
-    kwargs = content.get("args", {}).get("model_kwargs") if isinstance(content.get("args"), dict) else None
+    args = content.get("args")
+    kwargs = args.get("model_kwargs") if isinstance(args, dict) else None
     if isinstance(kwargs, dict) and rng.random() < 0.15:
         kwargs.update((key, OPENED[key]) for key in rng.sample(list(OPENED), rng.choice((1, 2, len(OPENED)))))
     path = folder / ("in" + rng.choice((".pth.tar", ".pth.tar", ".safetensors")))
