@@ -225,6 +225,8 @@ def _resolve_name(name: str) -> tuple[str, dict]:
         base = resolve_model_input_args(name)
     except (AttributeError, KeyError, TypeError, ValueError) as e:
         raise ValueError(f"model {name} has a config.json that timm cannot read ({e!r:.200})") from e
+    except RuntimeError as e:  # names a model that timm does not know
+        raise RuntimeError(f"model {name}: {abbreviate(e, 200)}") from e
     architecture = base.pop("model_name")
     model_args = base.get("pretrained_model_args", {}).keys() - {"num_classes"}  # which timm's own writer repeats
     _check_network_args(model_args, architecture, f"model {name} has model_args")

@@ -601,3 +601,11 @@ def test_class_map_of_any_name_is_missed_in_one_short_line(named, data, save):
     with pytest.raises(FileNotFoundError, match="was given the class map [ab/]+…[abc/.tx]+, which says") as refusal:
         load_trained("hifuse_tiny", save("hifuse_tiny", model_kwargs=HIFUSE, class_map=named), data_dir=data)
     assert len(str(refusal.value)) < 400
+
+
+@pytest.mark.parametrize("architecture", ["a\nb", "a" * 3000])
+def test_config_of_an_unknown_model_is_one_short_line(architecture, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(dict(architecture=architecture, pretrained_cfg={})))
+    with pytest.raises(RuntimeError, match=r"model local-dir:.*: Unknown model \(a") as refusal:
+        load_trained(f"local-dir:{tmp_path}")
+    assert str(refusal.value).isprintable() and len(str(refusal.value)) < 400
