@@ -476,9 +476,10 @@ def test_compiled_batch_of_any_size_goes_through_the_first_stage_in_halves(narro
         return graph
 
     torch._dynamo.reset()
-    compiled = torch.compile(model, backend=backend, fullgraph=True, dynamic=True)
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
     for batch_size in (5, 4, 7, 2, 3):
         x = randn(batch_size, 3, 64, 64)
+        torch._dynamo.maybe_mark_dynamic(x, 0)  # the batch alone: symbols for height and width take minutes
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
     halves, whole = graphs  # from 4 images up, and below
 
