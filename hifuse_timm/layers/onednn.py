@@ -69,8 +69,17 @@ def is_transformed() -> bool:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether anybody waits for what a module, or any module, takes or gives."""
-    hooks = (f"{when}_hooks" for when in ("forward", "forward_pre", "backward", "backward_pre"))
-    return any(getattr(module, f"_{name}") or getattr(module_hooks, f"_global_{name}") for name in hooks)
+    # spelled out, since this is asked some hundred times for an image
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or module_hooks._global_forward_hooks
+        or module_hooks._global_forward_pre_hooks
+        or module_hooks._global_backward_hooks
+        or module_hooks._global_backward_pre_hooks
+    )
 
 
 def _is_float_on_cpu(x: torch.Tensor) -> bool:
