@@ -144,7 +144,7 @@ def read_dataset(data_dir: str | Path) -> tuple[str, Dataset]:
     facts = {key: description.get(key) or "" for key in _FACTS}
     license, notes = facts["license"].lower() or "unknown", [facts["license_note"]]
     if license not in _HUB_LICENSES:
-        license, notes = "other", [facts["license"], *notes]
+        license, notes = "other", dict.fromkeys([facts["license"], *notes])  # prepare images writes it in both
     meanings = description.get("class_descriptions", {})
     return name, Dataset(
         name=facts["title"] or name,
