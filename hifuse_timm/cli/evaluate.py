@@ -11,7 +11,7 @@ from argparse import ArgumentParser, Namespace
 from ..errors import require
 from ..files import check_writable, write_json
 from ..runs import METRICS
-from .options import add_class_map, add_inference, add_use_ema
+from .options import add_class_map, add_inference, add_use_ema, inference_options
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -67,16 +67,7 @@ def run(args: Namespace) -> None:
     options = dict(
         use_ema=args.use_ema,
         class_map=args.class_map,
-        fuse=args.fuse,
-        device=args.device,
-        precision=args.precision,
-        batch_size=args.batch_size,
-        workers=args.workers,
-        model_kwargs=args.model_kwargs,
-        img_size=args.img_size,
-        crop_pct=args.crop_pct,
-        mean=args.mean,
-        std=args.std,
+        **inference_options(args),
         resamples=args.resamples,
         seed=args.seed,
     )

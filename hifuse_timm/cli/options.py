@@ -1,6 +1,6 @@
 """Options that several commands have."""
 
-from argparse import ArgumentParser, BooleanOptionalAction
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 
 from timm.utils import ParseKwargs
 
@@ -48,3 +48,10 @@ def add_inference(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--mean", type=float, nargs="+", metavar="X", help="mean of the normalisation, likewise")
     parser.add_argument("--std", type=float, nargs="+", metavar="X", help="standard deviation of it, likewise")
+
+
+def inference_options(args: Namespace) -> dict:
+    """What `add_inference` defined, as arguments of `evaluate` and `predict`."""
+    names = ("fuse", "device", "precision", "batch_size", "workers")
+    names += ("model_kwargs", "img_size", "crop_pct", "mean", "std")
+    return {name: getattr(args, name) for name in names}

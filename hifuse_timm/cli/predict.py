@@ -12,7 +12,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 
 from ..text import printable
-from .options import add_class_map, add_inference, add_use_ema
+from .options import add_class_map, add_inference, add_use_ema, inference_options
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -75,16 +75,7 @@ def run(args: Namespace) -> int:
         data_dir=args.data_dir,
         use_ema=args.use_ema,
         tta=args.tta,
-        fuse=args.fuse,
-        device=args.device,
-        precision=args.precision,
-        batch_size=args.batch_size,
-        workers=args.workers,
-        model_kwargs=args.model_kwargs,
-        img_size=args.img_size,
-        crop_pct=args.crop_pct,
-        mean=args.mean,
-        std=args.std,
+        **inference_options(args),
     )
     if summary is None:
         return 0

@@ -1,9 +1,10 @@
 """What an earlier run left in a folder."""
 
 import csv
-import json
 from collections.abc import Collection
 from pathlib import Path
+
+from ..datasets import read_description
 
 __all__ = ["list_prepared"]
 
@@ -21,7 +22,7 @@ def list_prepared(names: Collection[str], folder: Path) -> set[str]:
     files = set()
     for fold in (folder, *folder.glob("fold*")):
         try:
-            dataset = json.loads((fold / "dataset.json").read_text(encoding="utf-8"))
+            dataset = read_description(fold)
             with open(fold / "splits.csv", encoding="utf-8", newline="") as f:
                 listed = [row["file"] for row in csv.DictReader(f)]
             if dataset["name"] not in names:
