@@ -1,5 +1,6 @@
 """Datasets that weights are published for, as facts: those of the paper, and what `prepare` wrote on a folder."""
 
+import csv
 import json
 import re
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from .errors import first_line
 
-__all__ = ["DATASETS", "Dataset", "check_name", "read_dataset", "read_description"]
+__all__ = ["DATASETS", "Dataset", "check_name", "read_dataset", "read_description", "read_splits"]
 
 # The Hub's identifiers of licences, https://huggingface.co/docs/hub/repositories-licenses, but for those of models.
 _HUB_LICENSES = set(
@@ -125,6 +126,26 @@ def read_description(data_dir: str | Path) -> dict:
     return description
 
 
+def read_splits(data_dir: str | Path) -> dict[str, dict[str, str]]:
+    """What `prepare` wrote on each image in splits.csv: all columns, by its path in the folder; nothing without it.
+
+    Raises:
+        ValueError: If the file is not as prepare writes it.
+        OSError: If it cannot be read.
+    """
+    path = Path(data_dir) / "splits.csv"
+    if not path.exists():
+        return {}
+    try:
+        with path.open(encoding="utf-8", newline="") as f:
+            reader = csv.DictReader(f, strict=True)
+            header, rows = reader.fieldnames or [], list(reader)
+        _check_splits(header, rows)
+    except (UnicodeDecodeError, ValueError, csv.Error) as e:
+        raise ValueError(f"{path} is not as prepare writes it ({first_line(e)}): write it again, or remove it") from e
+    return {row["file"]: row for row in rows}
+
+
 def read_dataset(data_dir: str | Path) -> tuple[str, Dataset]:
     """The short name of a dataset that `prepare` wrote, and its facts.
 
@@ -166,6 +187,18 @@ def check_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise ValueError(f"name {name!r:.80} is not valid: expected letters, digits, and -, _ or . between them")
     return name
+
+
+def _check_splits(header: list[str], rows: list[dict]) -> None:
+    if "file" not in header or len(set(header)) < len(header):
+        raise ValueError(f"its columns are {header!r:.80}, expected different ones with file among them")
+    files = set()
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values():
+            raise ValueError(f"its row {number} has more or fewer cells than the header")
+        if row["file"] in files:
+            raise ValueError(f"it has {row['file']!r:.80} twice")
+        files.add(row["file"])
 
 
 def _check_description(description) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from .images import open_image
 from .loading import PRECISIONS, Trained
 
-__all__ = ["Predicted", "batched", "check_options", "fold", "name_columns", "predict_files", "write_cells"]
+__all__ = ["Predicted", "batched", "check_options", "fold", "predict_files"]
 
 _FLIPS = ((), (-1,), (-2,), (-2, -1))  # dimensions of an image as it is, mirrored, upside down, and both
 
@@ -151,13 +151,3 @@ def _key(network: Trained) -> tuple[str, str]:
 def _collate(items: list[tuple]) -> tuple[list[str], dict, list[str | None]]:
     files, inputs, faults = zip(*items, strict=True)
     return list(files), {key: torch.stack([i[key] for i in inputs]) for key in inputs[0]}, list(faults)
-
-
-def name_columns(classes: Sequence[str]) -> list[str]:
-    """The columns of a table that `write_cells` fills."""
-    return ["predicted", *(f"p_{name}" for name in classes)]
-
-
-def write_cells(probs: torch.Tensor, classes: Sequence[str]) -> list[str]:
-    """The predicted class of an image and the probability of each, (K,), as all tables have them."""
-    return [classes[probs.argmax()], *(f"{p:.9g}" for p in probs.tolist())]

@@ -8,11 +8,19 @@ from typing import Any
 
 from .text import abbreviate
 
-__all__ = ["CLASS_METRICS", "METRICS", "read_metrics", "read_run"]
+__all__ = ["CLASS_METRICS", "METRICS", "SPECIFICITIES", "read_metrics", "read_run"]
 
-# Macro averages but for accuracy; ece is the expected calibration error.
-METRICS = ("accuracy", "balanced_accuracy", "f1", "precision", "recall", "auroc", "ece")
-CLASS_METRICS = ("precision", "recall", "specificity", "f1", "auroc")
+# The sensitivities at a specificity that are measured.
+SPECIFICITIES = {"sensitivity_at_90_specificity": 0.9, "sensitivity_at_95_specificity": 0.95}
+
+# Runs of version 0.1 lack these.
+_LATER = ("average_precision", "kappa", "mcc", "brier", *SPECIFICITIES)
+_LATER_OF_CLASS = ("average_precision", *SPECIFICITIES)
+
+# Macro averages but for accuracy, kappa (Cohen's), mcc (Matthews correlation coefficient), brier, and ece, which is the
+# expected calibration error.
+METRICS = ("accuracy", "balanced_accuracy", "f1", "precision", "recall", "auroc", "ece", *_LATER)
+CLASS_METRICS = ("precision", "recall", "specificity", "f1", "auroc", *_LATER_OF_CLASS)
 
 _EXAMPLE = '{"accuracy": 0.83}'
 
@@ -24,23 +32,30 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _is_interval(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_FRACTION[1], value)) and value[0] <= value[1]
+def _between(lower: int, upper: int) -> _Kind:
+    return f"a number from {lower} to {upper}", lambda value: _is_number(value) and lower <= value <= upper
 
 
 def _or_null(kind: _Kind) -> _Kind:
     return f"{kind[0]}, or null", lambda value: value is None or kind[1](value)
 
 
+def _interval_of(kind: _Kind) -> _Kind:
+    def is_interval(value: Any) -> bool:
+        return isinstance(value, list) and len(value) == 2 and all(map(kind[1], value)) and value[0] <= value[1]
+
+    return _or_null((f"two of {kind[0]}, the lower one first", is_interval))
+
+
 _TEXT = "a text", lambda value: isinstance(value, str)
 _OBJECT = "an object", lambda value: isinstance(value, dict)
-_FRACTION = "a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1
+_FRACTION = _between(0, 1)
 _FINITE = "a finite number", lambda value: abs(value) <= sys.float_info.max
 _COUNT = "a whole number, 0 or more", lambda value: _is_number(value) and isinstance(value, int) and value >= 0
-_INTERVAL = _or_null(("two numbers from 0 to 1, the lower one first", _is_interval))
 
+_METRICS = dict.fromkeys(METRICS, _FRACTION) | dict(kappa=_between(-1, 1), mcc=_between(-1, 1), brier=_between(0, 2))
 _FIELDS = {
-    **{name: _or_null(_FRACTION) if name == "auroc" else _FRACTION for name in METRICS},
+    **{name: _or_null(kind) if name in ("auroc", *_LATER) else kind for name, kind in _METRICS.items()},
     **dict.fromkeys(("model", "architecture", "title", "split"), _TEXT),
     "dataset": _or_null(_TEXT),
     "per_class": _OBJECT,
@@ -50,7 +65,7 @@ _FIELDS_OF_CLASS = {"images": _COUNT, "predicted": _COUNT, **dict.fromkeys(CLASS
 _FIELDS_OF_KIND = {
     "evaluation": {
         "counts": {"images": _COUNT, "classes": _COUNT},
-        "intervals": {"level": _FRACTION, **dict.fromkeys(METRICS, _INTERVAL)},
+        "intervals": {"level": _FRACTION, **{name: _interval_of(kind) for name, kind in _METRICS.items()}},
         "conditions": _OBJECT,
     },
     "average": {
@@ -58,11 +73,10 @@ _FIELDS_OF_KIND = {
         "spread": dict.fromkeys(METRICS, _or_null(_OBJECT)),
     },
 }
-_FIELDS_OF_SPREAD = dict.fromkeys(("std", "min", "max"), _FRACTION)
 
 
 def read_run(path: Path) -> dict:
-    """Read what `evaluate --json` wrote.
+    """Read what `evaluate --json` wrote; metrics that versions before did not know are None.
 
     Raises:
         ValueError: If it is anything else; names the field that is missing or wrong.
@@ -113,6 +127,7 @@ def _read_object(path: Path, what: str) -> dict:
 
 def _check_run(content: dict, what: str) -> None:
     """Check what is read of a run, or an average of some, by anyone."""
+    _fill_later(content)
     _check_fields(content, _FIELDS | _FIELDS_OF_KIND[content["kind"]], what)
     if not content["per_class"]:
         raise ValueError(f"{what}: per_class is empty, expected an object of the classes")
@@ -120,10 +135,26 @@ def _check_run(content: dict, what: str) -> None:
         _check_fields({name: of_class}, {name: _FIELDS_OF_CLASS}, what, "per_class.")
     for name, spread in content.get("spread", {}).items():
         if spread is not None:
-            _check_fields({name: spread}, {name: _FIELDS_OF_SPREAD}, what, "spread.")
+            kind = _METRICS.get(name, _FRACTION)
+            _check_fields({name: spread}, {name: dict(std=_between(0, 2), min=kind, max=kind)}, what, "spread.")
     if content["paper"] is not None:
         numbers = dict.fromkeys(content["paper"], _FRACTION)
         _check_fields(content["paper"], numbers | {"method": _TEXT}, what, "paper.")
+
+
+def _fill_later(content: dict) -> None:
+    """Put in None where a run of an earlier version lacks a metric."""
+
+    def fill(inside: Any, names: tuple[str, ...]) -> None:
+        if isinstance(inside, dict):
+            for name in names:
+                inside.setdefault(name)
+
+    for inside in (content, content.get("intervals"), content.get("spread")):
+        fill(inside, _LATER)
+    per_class = content.get("per_class")
+    for of_class in per_class.values() if isinstance(per_class, dict) else []:
+        fill(of_class, _LATER_OF_CLASS)
 
 
 def _check_fields(content: dict, fields: dict[str, _Kind | dict], what: str, within: str = "") -> None:

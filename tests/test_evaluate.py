@@ -11,116 +11,23 @@ import torch
 from conftest import NARROW
 from huggingface_hub import ModelCard
 from PIL import Image
-from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support, roc_auc_score
 from timm.data import create_transform, resolve_data_config
 
 from hifuse_timm.__main__ import main
+from hifuse_timm.bootstrap import bootstrap_intervals
 from hifuse_timm.datasets import DATASETS
-from hifuse_timm.evaluate.metrics import CLASS_METRICS, METRICS, _weighted_metrics, bootstrap_intervals, compute_metrics
+from hifuse_timm.metrics import compute_metrics
 from hifuse_timm.paper import PAPER_METHODS, PAPER_RESULTS, paper_result
+from hifuse_timm.predictions import read_predictions as read_table
+from hifuse_timm.runs import METRICS
 
 LABELS = list(DATASETS["isic2018"].labels)
 MISSING = "DF"  # the class that the test set lacks; others come behind it
 
 
-def predictions(num_classes=7, images=400, never_occurs=(), never_predicted=(), digits=None, seed=0):
-    """Random probabilities that tell something of the classes, and the classes; rounded, many of them are tied."""
-    generator = torch.Generator().manual_seed(seed)
-    occurring = torch.tensor([k for k in range(num_classes) if k not in never_occurs])
-    targets = occurring[torch.randint(len(occurring), (images,), generator=generator)]
-    logits = torch.randn(images, num_classes, generator=generator, dtype=torch.float64)
-    logits += 1.5 * torch.nn.functional.one_hot(targets, num_classes)
-    logits[:, list(never_predicted)] -= 20
-    probs = logits.softmax(1)
-    return (probs if digits is None else probs.round(decimals=digits)), targets
-
-
-CASES = {
-    "all classes": dict(),
-    "two classes": dict(num_classes=2),
-    "a class never occurs": dict(never_occurs=[2]),
-    "a class is never predicted": dict(never_predicted=[0, 4]),
-    "a class neither occurs nor is predicted": dict(never_occurs=[1], never_predicted=[1, 3]),
-    "ties": dict(digits=1),
-    "few images": dict(images=9),
-}
-
-
 def same(values, expected, tolerance=2e-6):
     values, expected = (np.asarray(v, dtype=float) for v in (values, expected))
     return np.allclose(values, expected, rtol=0, atol=tolerance, equal_nan=True)
-
-
-# Metrics
-
-
-@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
-@pytest.mark.parametrize("case", CASES)
-def test_metrics_are_scikit_learns(case):
-    probs, targets = predictions(**CASES[case])
-    metrics, by_class = compute_metrics(probs, targets)
-    num_classes, predicted = probs.shape[1], probs.argmax(1)
-    truth = np.arange(num_classes) == targets.numpy()[:, None]
-    support = dict(labels=range(num_classes), zero_division=0)
-
-    precision, recall, f1, _ = precision_recall_fscore_support(targets, predicted, average="macro", **support)
-    assert same([metrics[name] for name in ("precision", "recall", "f1")], [precision, recall, f1])
-    assert same(metrics["accuracy"], (predicted == targets).double().mean())
-    assert same(metrics["balanced_accuracy"], balanced_accuracy_score(targets, predicted))
-    areas = [roc_auc_score(truth[:, k], probs[:, k]) if truth[:, k].any() else np.nan for k in range(num_classes)]
-    assert same(by_class["auroc"], areas)
-    assert same(metrics["auroc"], np.nanmean(areas))
-    precision, recall, f1, _ = precision_recall_fscore_support(targets, predicted, **support)
-    assert same([by_class[name] for name in ("precision", "recall", "f1")], [precision, recall, f1])
-    specificity = [1 - (predicted.numpy() == k)[~truth[:, k]].mean() for k in range(num_classes)]
-    assert same(by_class["specificity"], specificity)
-
-
-def test_calibration_error_is_that_of_the_predicted_class_in_15_bins():
-    probs, targets = predictions(num_classes=3, images=2000)
-    probs[:50] = torch.eye(3, dtype=torch.float64)[torch.arange(50) % 3]  # certain, as saturated networks are
-    confidence, hit = probs.amax(1).numpy(), (probs.argmax(1) == targets).numpy()
-    bins = np.minimum((confidence * 15).astype(int), 14)
-    expected = sum(abs(hit[bins == b].mean() - confidence[bins == b].mean()) * (bins == b).mean() for b in set(bins))
-    metrics, _ = compute_metrics(probs, targets)
-    assert same(metrics["ece"], expected)
-
-
-def test_what_is_undefined_is_none():
-    probs, _ = predictions()
-    metrics, by_class = compute_metrics(probs, torch.full((len(probs),), 3))
-    assert metrics["auroc"] is None and by_class["auroc"] == [None] * 7
-    intervals, of_classes = bootstrap_intervals(probs, torch.full((len(probs),), 3), resamples=10)
-    assert intervals["auroc"] is None and of_classes["auroc"] == [None] * 7
-    assert intervals["accuracy"][0] <= metrics["accuracy"] <= intervals["accuracy"][1]
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_a_resample_is_measured_as_if_its_images_stood_there(case):
-    probs, targets = predictions(**CASES[case])
-    drawn = torch.randint(len(targets), (3, len(targets)), generator=torch.Generator().manual_seed(1))
-    times = torch.stack([row.bincount(minlength=len(targets)) for row in drawn])
-    metrics, by_class = _weighted_metrics(probs, targets)(times.double())
-    for i, row in enumerate(drawn):
-        expected, of_classes = compute_metrics(probs[row], targets[row])
-        assert same([metrics[name][i] for name in METRICS], [expected[name] for name in METRICS])
-        assert same([by_class[name][i].tolist() for name in CLASS_METRICS], [of_classes[n] for n in CLASS_METRICS])
-
-
-def test_intervals_bracket_the_figures_repeat_and_have_the_width_of_theory():
-    probs, targets = predictions(images=1500)
-    metrics, by_class = compute_metrics(probs, targets)
-    intervals, of_classes = bootstrap_intervals(probs, targets, resamples=1000)
-    for name in METRICS:
-        assert intervals[name][0] < metrics[name] < intervals[name][1]
-    for name in CLASS_METRICS:
-        for value, (lower, upper) in zip(by_class[name], of_classes[name], strict=True):
-            assert lower < value < upper
-    accuracy = metrics["accuracy"]
-    width = 2 * 1.96 * (accuracy * (1 - accuracy) / 1500) ** 0.5
-    assert intervals["accuracy"][1] - intervals["accuracy"][0] == pytest.approx(width, rel=0.1)
-    assert bootstrap_intervals(probs, targets, resamples=1000) == (intervals, of_classes)
-    assert bootstrap_intervals(probs, targets, resamples=1000, seed=1) != (intervals, of_classes)
 
 
 # The paper's tables
@@ -564,3 +471,81 @@ def test_average_needs_two_different_runs_that_can_be_read(runs, tmp_path, capsy
     (tmp_path / "half.json").write_text('{"accuracy": 0.')
     assert main(["average", str(first), str(tmp_path / "half.json")]) == 1
     assert "half.json is no JSON" in capsys.readouterr().err
+
+
+# Groups
+
+
+def write_splits(data, folder, patient=lambda name: name.split("_")[-1], **columns):
+    """A copy of the dataset by links, with a splits.csv; of the test images those of one number are of one patient."""
+    for split in ("train", "test", "dataset.json"):
+        (folder / split).symlink_to(data / split)
+    files = sorted(str(path.relative_to(data)) for path in (data / "test").rglob("*.png"))
+    rows = [[file, patient(file), *(of(file) for of in columns.values())] for file in files]
+    with (folder / "splits.csv").open("w", newline="") as f:
+        csv.writer(f).writerows([["file", "group", *columns], *rows])
+    return folder
+
+
+def test_groups_of_splits_csv_are_resampled_whole_and_said(run, data, checkpoint, tmp_path, capsys, caplog):
+    folder = write_splits(data, tmp_path)
+    outputs = ["--json", tmp_path / "run.json", "--predictions", tmp_path / "p.csv"]
+    assert evaluate(folder, checkpoint, *outputs) == 0
+    printed = capsys.readouterr().out
+    result, over_images = (json.loads(path.read_text()) for path in (tmp_path / "run.json", run / "run.json"))
+    intervals = result["intervals"]
+    assert (intervals["unit"], intervals["groups"]) == ("groups", 4)
+    assert intervals["method"] == "percentile bootstrap over groups"
+    assert all(intervals["over_images"][name] == over_images["intervals"][name] for name in METRICS)
+    assert all(result[name] == over_images[name] for name in METRICS)
+
+    predictions = read_table(tmp_path / "p.csv")
+    assert [file.split("_")[-1] for file in predictions.files] == predictions.groups
+    expected, _ = bootstrap_intervals(predictions.probs, predictions.targets, predictions.groups, resamples=50)
+    assert same(expected["accuracy"], intervals["accuracy"]) and intervals["accuracy"] != over_images["intervals"]
+    lower, upper = intervals["brier"]
+    below, above = intervals["over_images"]["brier"]
+    line = next(line for line in printed.splitlines() if line.startswith("Brier score"))
+    assert line.split()[-1] == f"{(upper - lower) / (above - below):.2f}"
+    assert "over 4 groups" in printed and "4 groups are few" in caplog.text
+
+
+def test_images_are_resampled_where_that_is_asked_for_or_no_group_has_several(run, data, checkpoint, tmp_path, caplog):
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    alone.mkdir()
+    together.mkdir()
+    write_splits(data, alone, patient=lambda name: name)
+    write_splits(data, together)
+    for folder, options in ((alone, []), (together, ["--resample", "images"])):
+        outputs = ["--json", tmp_path / "run.json", "--predictions", tmp_path / "p.csv"]
+        assert evaluate(folder, checkpoint, *outputs, *options) == 0
+        assert (tmp_path / "p.csv").read_bytes() == (run / "predictions.csv").read_bytes()
+        found, expected = (json.loads(path.read_text()) for path in (tmp_path / "run.json", run / "run.json"))
+        assert found["intervals"] == expected["intervals"] and "few" not in caplog.text
+
+
+def test_another_column_may_name_the_groups(data, checkpoint, tmp_path):
+    folder = write_splits(data, tmp_path, patient=lambda name: name, eye=lambda name: name.split("/")[1])
+    assert evaluate(folder, checkpoint, "--group-column", "eye", "--json", tmp_path / "run.json") == 0
+    assert json.loads((tmp_path / "run.json").read_text())["intervals"]["groups"] == 6
+
+
+@pytest.mark.parametrize(
+    "options, lines, words",
+    [
+        (["--group-column", "eye"], None, "group_column 'eye' is not in {csv}, which has file, group"),
+        (["--group-column", "group", "--resample", "images"], None, "group_column 'group' names groups, and resample"),
+        (["--resample", "groups"], ["file"], "resample groups: {csv} names no groups of several images of test"),
+        ([], ["file,group", "test/NV/5_0.png,1"], "{csv} names no group for 23 of the images, "),
+        ([], ["file,group", "a.png,1,2"], "{csv} is not as prepare writes it (its row 1 has more or fewer cells"),
+        ([], ["file,group", "a.png,1", "a.png,1"], "(it has 'a.png' twice)"),
+        ([], ["name,group", "a.png,1"], "(its columns are ['name', 'group'], expected different ones with file"),
+    ],
+)
+def test_images_without_a_group_are_refused(options, lines, words, data, checkpoint, tmp_path, capsys):
+    folder = write_splits(data, tmp_path)
+    if lines is not None:
+        (folder / "splits.csv").write_text("".join(f"{line}\n" for line in lines))
+    assert evaluate(folder, checkpoint, *options) == 1
+    error = capsys.readouterr().err
+    assert words.format(csv=folder / "splits.csv") in error and error.count("\n") == 1

@@ -15,8 +15,8 @@ layers
 version paper text
 errors
 files images+pixels+dicom runs train_args
-datasets
-image_folders
+datasets metrics predictions
+bootstrap image_folders
 checkpoint
 convert
 hub

@@ -1,9 +1,11 @@
 """Measure a model on a split of a dataset, beside the paper's metrics.
 
 Measure any timm model on images in DIR/SPLIT/CLASS/*: accuracy, macro F1, precision and recall (paper, Section 4.2),
-balanced accuracy, macro AUROC, expected calibration error and metrics of each class, with bootstrap intervals; beside
-the paper's where DIR/dataset.json, as prepare writes it, names one of its datasets. Of several checkpoints of one
-training, --metric picks the best on val. Needs pip install 'hifuse-timm[medical]'.
+balanced accuracy, macro AUROC and average precision, sensitivity at 90% and 95% specificity, Cohen's kappa, Matthews
+correlation, Brier score, expected calibration error, and metrics of each class, with bootstrap intervals, over patients
+where DIR/splits.csv names them as groups; beside the paper's metrics where DIR/dataset.json, as prepare writes it,
+names one of its datasets. Of several checkpoints of one training, --metric picks the best on val. Needs
+pip install 'hifuse-timm[medical]'.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -18,9 +20,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Define the options of `python -m hifuse_timm evaluate`."""
     parser.epilog = (
         "F1, precision and recall are means over all classes, 0 for a class that is never predicted or never occurs; "
-        "balanced accuracy and AUROC are means over the classes that occur. The calibration error is that of the "
-        "predicted class in 15 bins of equal width. Intervals are percentiles over resampled images. Image size, crop "
-        "and normalisation are those of the training, which the .pth.tar of train.py holds, else the model's."
+        "balanced accuracy, and AUROC, average precision and sensitivity at a specificity of each class against the "
+        "rest, are means over the classes that occur. Sensitivity at a specificity is that of the ROC curve's best "
+        "point with this specificity or more; its threshold is chosen on these same images, so it is optimistic. The "
+        "Brier score goes from 0 to 2, for two classes to 1. The calibration error is that of the predicted class in "
+        "15 bins of equal width. Intervals are percentiles over resampled groups, with all their images, or resampled "
+        "images. Image size, crop and normalisation are those of the training, which the .pth.tar of train.py holds, "
+        "else the model's."
     )
     parser.add_argument("--model", required=True, metavar="NAME", help="model of timm, or local-dir:DIR, or hf-hub:ID")
     weights = parser.add_mutually_exclusive_group(required=True)
@@ -39,7 +45,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--split", metavar="NAME", help="folder of DIR to measure on (default: test; val where --metric is given)"
     )
     parser.add_argument(
-        "--metric", choices=METRICS, help="pick the best of several checkpoints by this; what is written is of it"
+        "--metric",
+        choices=METRICS,
+        metavar="METRIC",
+        help="pick the best of several checkpoints by this; what is written is of it: %(choices)s",
     )
     parser.add_argument("--json", metavar="FILE", help="write all metrics, for average and for publish --metrics")
     parser.add_argument(
@@ -47,6 +56,16 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--plots", metavar="DIR", help="draw confusion matrix, ROC curves and reliability diagram")
     add_inference(parser)
+    parser.add_argument(
+        "--group-column",
+        metavar="NAME",
+        help="column of DIR/splits.csv that says which images belong together, as those of a patient (default: group)",
+    )
+    parser.add_argument(
+        "--resample",
+        choices=["groups", "images"],
+        help="what the bootstrap draws (default: groups with all their images, where splits.csv has groups of several)",
+    )
     parser.add_argument("--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (default: 2000)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
 
@@ -68,6 +87,8 @@ def run(args: Namespace) -> None:
         use_ema=args.use_ema,
         class_map=args.class_map,
         **inference_options(args),
+        group_column=args.group_column,
+        resample=args.resample,
         resamples=args.resamples,
         seed=args.seed,
     )

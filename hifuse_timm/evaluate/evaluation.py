@@ -1,11 +1,9 @@
 """Evaluation of any timm model on image folders: the metrics of the paper's Section 4.2, beside the paper's own.
 
 Everything here needs `pip install 'hifuse-timm[medical]'`. What the metrics do with classes that never occur or that
-are never predicted is in `hifuse_timm.evaluate.metrics`.
+are never predicted is in `hifuse_timm.metrics`.
 """
 
-import csv
-import io
 import logging
 import os
 from collections.abc import Iterable
@@ -17,13 +15,14 @@ import torch
 
 from ..datasets import read_description
 from ..errors import require, shorten
-from ..files import save_figure, write_text
+from ..files import save_figure
 from ..image_folders import ImageFolder, find_images
-from ..inference import Predicted, batched, check_options, fold, name_columns, predict_files, write_cells
-from ..loading import Trained, find_device, load_trained
+from ..inference import Predicted, batched, check_options, fold, predict_files
+from ..loading import find_device, load_trained
 from ..paper import paper_result
+from ..predictions import Predictions, write_predictions
 from ..version import __version__
-from .metrics import CLASS_METRICS, bootstrap_intervals, compute_metrics
+from .measuring import RESAMPLED, find_groups, measure
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -41,6 +40,7 @@ class Evaluation:
         classes: Names of the classes, in the order of the network's outputs.
         probs: Probability of each class for each image, (N, K), float64.
         targets: Class index of each image, (N,).
+        groups: Name of each image's group, as of its patient; None where none are named.
     """
 
     result: dict
@@ -48,15 +48,11 @@ class Evaluation:
     classes: list[str]
     probs: torch.Tensor
     targets: torch.Tensor
+    groups: list[str] | None = None
 
     def save_predictions(self, path: str | Path) -> None:
-        """Write each image's true class, predicted class and probabilities as CSV."""
-        lines = io.StringIO()
-        writer = csv.writer(lines, lineterminator="\n")
-        writer.writerow(["file", "class", *name_columns(self.classes)])
-        for file, target, row in zip(self.files, self.targets.tolist(), self.probs, strict=True):
-            writer.writerow([file, self.classes[target], *write_cells(row, self.classes)])
-        write_text(path, lines.getvalue())
+        """Write each image's true class, group, predicted class and probabilities as CSV."""
+        write_predictions(path, Predictions(self.files, self.classes, self.probs, self.targets, self.groups))
 
     def save_plots(self, directory: str | Path) -> list[Path]:
         """Write confusion_matrix.png, roc.png and reliability.png to a folder, made where it is missing.
@@ -101,6 +97,8 @@ def evaluate(
     crop_pct: float | None = None,
     mean: list[float] | None = None,
     std: list[float] | None = None,
+    group_column: str | None = None,
+    resample: str | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Evaluation:
@@ -132,12 +130,15 @@ def evaluate(
         crop_pct: Share of the resized image's side that the centre crop keeps.
         mean: Mean of the normalisation, one value or one a channel.
         std: Standard deviation of the normalisation, one value or one a channel.
+        group_column: Column of `splits.csv` that says which images belong together, as those of a patient; by default
+            `group`, as `prepare` writes it, where it names some that do.
+        resample: What the bootstrap draws, `groups` or `images`; by default groups where there are some.
         resamples: Resamples of the bootstrap.
         seed: Seed of the bootstrap; all else is deterministic.
 
     Raises:
         ValueError: If an argument is not valid, the classes do not fit the network, the checkpoint is of another
-            network, an image cannot be read, or the network's outputs are not finite.
+            network, an image cannot be read or has no group, or the network's outputs are not finite.
         OSError: If a folder or a file is missing, or the weights cannot be had.
         RuntimeError: If a library is missing, timm does not know the model, or it has no pretrained weights.
     """
@@ -146,10 +147,21 @@ def evaluate(
     workers = check_options(precision, batch_size, workers)
     if resamples < 1:
         raise ValueError(f"resamples {resamples} is too small: expected 1 or more")
+    if resample not in (None, *RESAMPLED):
+        raise ValueError(f"resample {resample!r} is not known: expected one of {', '.join(RESAMPLED)}")
+    if resample == "images" and group_column is not None:
+        raise ValueError(f"group_column {group_column!r} names groups, and resample images takes none")
     device = find_device(device)
     data_dir = Path(data_dir)
     description = read_description(data_dir)
     images = _find_images(data_dir, split)
+    files = [os.path.relpath(path, data_dir) for path, _ in images.samples]
+    groups = None if resample == "images" else find_groups(data_dir, files, group_column)
+    if resample == "groups" and groups is None:
+        raise ValueError(
+            f"resample groups: {data_dir / 'splits.csv'} names no groups of several images of {split}; group_column "
+            "(--group-column) says which column does"
+        )
     trained = load_trained(
         model,
         checkpoint,
@@ -176,7 +188,7 @@ def evaluate(
     probs = _predict(predicted, len(images.samples), data_dir)
     targets = torch.tensor([trained.class_names.index(name) for _, name in images.samples])
     result = dict(
-        **_measure(trained, probs, targets, resamples, seed),
+        **measure(trained.class_names, probs, targets, groups, resamples, seed),
         kind="evaluation",
         model=model,
         architecture=trained.model.pretrained_cfg["architecture"],
@@ -199,8 +211,7 @@ def evaluate(
             torchmetrics=torchmetrics.__version__,
         ),
     )
-    files = [os.path.relpath(path, data_dir) for path, _ in images.samples]
-    return Evaluation(result, files, list(trained.class_names), probs, targets)
+    return Evaluation(result, files, list(trained.class_names), probs, targets, groups)
 
 
 def _find_images(data_dir: Path, split: str) -> ImageFolder:
@@ -220,32 +231,6 @@ def _find_images(data_dir: Path, split: str) -> ImageFolder:
     if not images.samples or "" in images.classes:
         raise ValueError(f"{folder} must hold its images in a folder for each class, as {folder / 'CLASS' / '*.png'}")
     return images
-
-
-def _measure(trained: Trained, probs: torch.Tensor, targets: torch.Tensor, resamples: int, seed: int) -> dict:
-    """The metrics of the predictions at the top, their intervals, and those of each class."""
-    from torchmetrics.functional.classification import multiclass_confusion_matrix
-
-    metrics, by_class = compute_metrics(probs, targets)
-    intervals, class_intervals = bootstrap_intervals(probs, targets, resamples=resamples, seed=seed)
-    confusion = multiclass_confusion_matrix(probs.argmax(1), targets, probs.shape[1])
-    return dict(
-        **metrics,
-        counts=dict(images=len(targets), classes=len(confusion)),
-        intervals=dict(
-            level=0.95, method="percentile bootstrap over images", resamples=resamples, seed=seed, **intervals
-        ),
-        per_class={
-            name: dict(
-                images=confusion[k].sum().item(),
-                predicted=confusion[:, k].sum().item(),
-                **{metric: by_class[metric][k] for metric in CLASS_METRICS},
-                intervals={metric: class_intervals[metric][k] for metric in CLASS_METRICS},
-            )
-            for k, name in enumerate(trained.class_names)
-        },
-        confusion=confusion.tolist(),
-    )
 
 
 def _predict(batches: Iterable[Predicted], num_images: int, data_dir: Path) -> torch.Tensor:

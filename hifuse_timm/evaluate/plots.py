@@ -2,8 +2,8 @@
 
 import torch
 
+from ..metrics import CALIBRATION_BINS, calibration_bins
 from ..text import LITERAL_TEXT, abbreviate
-from .metrics import CALIBRATION_BINS, calibration_bins
 
 __all__ = ["draw_confusion", "draw_reliability", "draw_roc"]
 

@@ -25,7 +25,8 @@ def pick_best(
         model: Name of a model in timm.
         data_dir: Folder with `SPLIT/CLASS/*` images, as `prepare` writes it.
         checkpoints: What timm's train.py saved, two files or more.
-        metric: One of `METRICS`: the greatest is the best, of `ece` the least; of equal ones the first.
+        metric: One of `METRICS`: the greatest is the best, of `ece` and `brier` the least; of equal ones the
+            first.
         split: Folder in `data_dir` to pick on. Not test: what is picked on it is measured too well there.
         **options: Others of `evaluate`.
 
@@ -47,7 +48,7 @@ def pick_best(
     for checkpoint in checkpoints:  # before long work
         if not Path(checkpoint).is_file():
             raise FileNotFoundError(f"checkpoint {checkpoint} does not exist or is not a file")
-    sign = -1 if metric == "ece" else 1
+    sign = -1 if metric in ("ece", "brier") else 1
     best, found = None, []
     for checkpoint in checkpoints:
         evaluation = evaluate(model, data_dir, checkpoint, split=split, **options)

@@ -1,8 +1,10 @@
 """An evaluation, or an average of several, as tables for the terminal."""
 
+from textwrap import fill
+
 from ..errors import require
+from ..runs import CLASS_METRICS, METRICS, SPECIFICITIES
 from ..text import abbreviate, printable
-from .metrics import CLASS_METRICS, METRICS
 
 __all__ = ["format_result"]
 
@@ -15,6 +17,11 @@ _NAMES = dict(
     specificity="specificity",
     auroc="AUROC",
     ece="calibration error",
+    average_precision="average precision",
+    kappa="Cohen's kappa",
+    mcc="Matthews correlation",
+    brier="Brier score",
+    **{name: f"sensitivity at {specificity:.0%} specificity" for name, specificity in SPECIFICITIES.items()},
 )
 
 
@@ -23,14 +30,14 @@ def format_result(result: dict) -> str:
     counts, paper = result["counts"], result["paper"] or {}
     averaged = result["kind"] == "average"
     what = f"mean of {counts['runs']} runs, " if averaged else ""
-    header = ["%", "mean", "std", "min", "max"] if averaged else ["%", "value", "95% interval"]
+    header = ["%", "mean", "std", "min", "max"] if averaged else ["%", "value", *_name_intervals(result["intervals"])]
     rows = []
     for name in METRICS:
         row = [_NAMES[name], _percent(result[name])]
         if averaged:
             row += [_percent((result["spread"][name] or {}).get(key)) for key in ("std", "min", "max")]
         else:
-            row.append(_percent_interval(result["intervals"][name]))
+            row += _format_intervals(result["intervals"], name)
         if name in paper and result[name] is not None:
             row += [_percent(paper[name]), f"{100 * (result[name] - paper[name]):+.2f}"]
         elif paper:
@@ -52,9 +59,29 @@ def format_result(result: dict) -> str:
             "",
             _table(header, rows),
             "",
-            _table(["class, %", "images", "predicted", *(_NAMES[metric] for metric in CLASS_METRICS)], class_rows),
+            _table(
+                ["class, %", "images", "predicted", *(fill(_NAMES[metric], 15) for metric in CLASS_METRICS)], class_rows
+            ),
         ]
     )
+
+
+def _name_intervals(intervals: dict) -> list[str]:
+    """The columns of `_format_intervals`."""
+    if intervals.get("unit") != "groups":
+        return ["95% interval"]
+    return [f"95% interval\nover {intervals['groups']:,} groups", "times as wide\nas over images"]
+
+
+def _format_intervals(intervals: dict, name: str) -> list[str]:
+    """A metric's interval, and where it is over groups how much wider that makes it."""
+    interval = intervals[name]
+    if intervals.get("unit") != "groups":
+        return [_percent_interval(interval)]
+    over_images = intervals["over_images"][name]
+    if interval is None or over_images is None or over_images[0] == over_images[1]:
+        return [_percent_interval(interval), ""]
+    return [_percent_interval(interval), f"{(interval[1] - interval[0]) / (over_images[1] - over_images[0]):.2f}"]
 
 
 def _format_selection(result: dict) -> list[str]:

@@ -18,8 +18,9 @@ import torch
 
 from ..errors import require, shorten
 from ..image_folders import is_image, walk_files
-from ..inference import Predicted, batched, check_options, fold, name_columns, predict_files, write_cells
+from ..inference import Predicted, batched, check_options, fold, predict_files
 from ..loading import Trained, load_trained
+from ..predictions import name_columns, write_cells
 from .processes import broadcast, gather, joined, take_device
 from .table import Table, check_table
 
