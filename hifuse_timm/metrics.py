@@ -7,6 +7,7 @@ against the rest, are averaged over the classes that occur. The Brier score is a
 for two classes half of it, from 0 to 1. Undefined is None.
 """
 
+import warnings
 from functools import partial
 
 import torch
@@ -81,8 +82,7 @@ def compute_metrics(
         ),
         average_precision=by_class["average_precision"].nanmean(),
         kappa=metrics.multiclass_cohen_kappa(predicted, targets, num_classes),
-        # torchmetrics' own gives odd values where one of two classes is never predicted
-        mcc=torch.tensor(require("sklearn.metrics", "medical").matthews_corrcoef(targets, predicted)),
+        mcc=_matthews_correlation(predicted, targets),
         brier=brier_scores(probs, targets).mean(),
         **{name: by_class[name].nanmean() for name in SPECIFICITIES},
     )
@@ -96,6 +96,14 @@ def brier_scores(probs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """What each image adds to the mean that is the Brier score, (N,)."""
     squares = (probs - one_hot(targets, probs.shape[1])).square().sum(1)
     return squares / 2 if probs.shape[1] == 2 else squares
+
+
+def _matthews_correlation(predicted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    # torchmetrics' own gives odd values where one of two classes is never predicted
+    sklearn_metrics = require("sklearn.metrics", "medical")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "A single label was found")  # of which it makes 0, too
+        return torch.tensor(sklearn_metrics.matthews_corrcoef(targets, predicted))
 
 
 def _sensitivity_at(scores: torch.Tensor, targets: torch.Tensor, specificity: float) -> torch.Tensor:

@@ -116,6 +116,12 @@ def test_calibration_error_is_that_of_the_predicted_class_in_15_bins():
     assert same(metrics["ece"], expected)
 
 
+@pytest.mark.filterwarnings("error")
+def test_one_class_alone_is_measured_without_a_warning():
+    metrics, _ = compute_metrics(torch.tensor([[0.9, 0.1]] * 3, dtype=torch.float64), torch.tensor([0, 0, 0]))
+    assert (metrics["accuracy"], metrics["kappa"], metrics["mcc"]) == (1, None, 0)
+
+
 def test_what_is_undefined_is_none():
     probs, _ = predictions()
     metrics, by_class = compute_metrics(probs, torch.full((len(probs),), 3))
