@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of the networks of Table 4 beside the published counts."""
+"""Parameters and multiply-accumulates of the networks of Table 4 beside the published counts, and what they move."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from hifuse_timm.files import write_json, write_text
 
-from .measure.counting import Count, count_form, sum_without
+from .measure.counting import TRAFFIC_BATCH, Count, Traffic, count_form, sum_without
 from .measure.environment import conditions
 from .networks.table4 import Form, Network, forms
 from .tables import format_table
@@ -40,6 +40,11 @@ class Row:
         note: Why counts differ from the published ones, or why there are none.
         uncounted_ops: Calls of each op that has no count.
         uncalled_modules: Parameters of each module that no forward pass calls.
+        activations: 10^6 values that convolutions, linear layers and matrix products give.
+        traffic: 10^6 bytes that the ops of a forward pass move, for an image of a batch of 64 in bfloat16.
+        calls: Calls of these ops, views left out.
+        fused_traffic: As traffic, of the network folded for inference, where it folds.
+        fused_calls: As calls, of the network folded for inference.
     """
 
     network: str
@@ -57,6 +62,11 @@ class Row:
     note: str = ""
     uncounted_ops: dict[str, int] | None = None
     uncalled_modules: dict[str, int] | None = None
+    activations: float | None = None
+    traffic: float | None = None
+    calls: int | None = None
+    fused_traffic: float | None = None
+    fused_calls: int | None = None
 
     @property
     def title(self) -> str:
@@ -79,6 +89,9 @@ def make_row(network: Network, form: Form, counted: Count) -> Row:
         paper_rule=paper_rule,
         uncounted_ops=counted.uncounted_ops,
         uncalled_modules=counted.uncalled,
+        activations=counted.activations / 1e6,
+        **_traffic("", counted.traffic),
+        **_traffic("fused_", counted.fused_traffic),
     )
     if form.img_size != network.img_size:
         return row
@@ -91,6 +104,12 @@ def make_row(network: Network, form: Form, counted: Count) -> Row:
             row.without_missed = sum_without(counted.paper_rule, form.missed) / 1e9
             row.note += f": {row.without_missed:.2f} G without them"
     return row
+
+
+def _traffic(prefix: str, traffic: Traffic | None) -> dict[str, float]:
+    if traffic is None:
+        return {}
+    return {f"{prefix}traffic": traffic.bytes_per_image / 1e6, f"{prefix}calls": traffic.calls}
 
 
 def count_row(network: Network, form: Form) -> Row:
@@ -141,6 +160,7 @@ def format_rows(rows: list[Row], markdown: bool = False) -> str:
     bullet = "- " if markdown else "  "
     text = [format_table(header, cells, markdown), ""]
     text += [f"{bullet}[{i}] {note}" for i, note in enumerate(notes, start=1)]
+    text += _format_traffic(rows, markdown)
     never_run = [f"{bullet}{row.title}: {row.never_run:.2f} M" for row in rows if row.never_run]
     if never_run:
         text += ["", "Parameters of modules that no forward pass calls:", ""] + never_run
@@ -153,6 +173,32 @@ def format_rows(rows: list[Row], markdown: bool = False) -> str:
         text += ["", "Calls of ops that no column counts:", ""]
         text += [f"{bullet}{'; '.join(titles)}: {ops}" for ops, titles in uncounted.items()]
     return "\n".join(text)
+
+
+def _format_traffic(rows: list[Row], markdown: bool) -> list[str]:
+    rows = [row for row in rows if row.traffic is not None]
+    if not rows:
+        return []
+    header = ["Network", "Activations (M)", "Traffic (MB)", "Calls", "fused: Traffic (MB)", "Calls"]
+    cells = [
+        [
+            row.title,
+            _number(row.activations),
+            f"{row.traffic:.0f}",
+            str(row.calls),
+            "" if row.fused_traffic is None else f"{row.fused_traffic:.0f}",
+            "" if row.fused_calls is None else str(row.fused_calls),
+        ]
+        for row in rows
+    ]
+    return [
+        "",
+        "What an image moves. Activations: what convolutions, linear layers and matrix products give. Traffic: inputs "
+        f"and outputs of all ops but views, attention as one, in bfloat16 in a batch of {TRAFFIC_BATCH}; calls: of "
+        "these ops.",
+        "",
+        format_table(header, cells, markdown),
+    ]
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from benchmarks import complexity
 from benchmarks.__main__ import main
-from benchmarks.measure.counting import count, count_by_paper_rule
+from benchmarks.measure.counting import TRAFFIC_BATCH, count, count_by_paper_rule, count_traffic
 from benchmarks.networks.specs import build, parse_spec
 from benchmarks.networks.table4 import NETWORKS, create_network, forms
 from hifuse_timm.paper import PAPER_RESULTS
@@ -137,3 +137,36 @@ def test_command_prints_and_writes_and_says_where_mmpretrain_is_missing(tmp_path
 
 def test_unknown_network_is_named():
     assert "'resnet*'" in main(["complexity", "--models", "resnet*"])
+
+
+def test_traffic_is_what_goes_in_and_out_of_each_op():
+    class Small(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 4, stride=4, bias=False)
+
+        def forward(self, x):
+            x = self.conv(x).flatten(2).transpose(1, 2)  # views
+            x = nn.functional.scaled_dot_product_attention(x[:, None], x[:, None], value=x[:, None])
+            return nn.functional.gelu(x)
+
+    traffic = count_traffic(Small().eval(), 16)
+    images, tokens, weight = 3 * 16 * 16, 16 * 8, 8 * 3 * 4 * 4
+    values = (images + weight / TRAFFIC_BATCH + tokens) + 4 * tokens + 2 * tokens
+    assert traffic.calls == 3
+    assert traffic.bytes_per_image == 2 * values
+
+
+def test_traffic_of_fused_hifuse_is_less_than_of_convnext():
+    counts = {}
+    for name in ("hifuse_tiny", "convnext_base", "swin_base_patch4_window7_224"):
+        with torch.device("meta"):
+            model = create_network(next(form for _, form in forms([name])))
+        counts[name] = count_traffic(model, 224)
+        if name == "hifuse_tiny":
+            fused = count_traffic(model.fuse(), 224)
+    # as counted by hand of timm 1.0.31 for ConvNeXt-B and Swin-B
+    assert round(counts["convnext_base"].bytes_per_image / 1e6) == 263
+    assert round(counts["swin_base_patch4_window7_224"].bytes_per_image / 1e6) == 430
+    assert fused.bytes_per_image < counts["hifuse_tiny"].bytes_per_image < counts["convnext_base"].bytes_per_image
+    assert fused.calls < counts["hifuse_tiny"].calls
