@@ -1,5 +1,6 @@
 """Intervals of metrics by the bootstrap: over images, or over groups of images, as those of a patient."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -8,7 +9,11 @@ from torch.nn.functional import one_hot, pad
 from .metrics import CALIBRATION_BINS, as_number, brier_scores, calibration_bins
 from .runs import CLASS_METRICS, METRICS, SPECIFICITIES
 
-__all__ = ["bootstrap_intervals", "draw_weights", "percentile_interval", "weighted_metrics"]
+__all__ = ["bootstrap_intervals", "count_groups", "draw_weights", "percentile_interval", "weighted_metrics"]
+
+_logger = logging.getLogger(__name__)
+
+_FEW_GROUPS = 20  # under which percentile intervals are too narrow
 
 _RESAMPLES_AT_ONCE = 128  # bounds the memory, and stays in the cache
 
@@ -38,6 +43,16 @@ def draw_weights(
         drawn = torch.randint(len(numbers), size, generator=generator)
         times = torch.zeros(size, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(size, dtype=torch.float64))
         yield times if groups is None else times[:, group]
+
+
+def count_groups(groups: Sequence[str]) -> int:
+    """The number of groups; a warning where they are too few for percentile intervals."""
+    if (count := len(set(groups))) < _FEW_GROUPS:
+        _logger.warning(
+            f"{count} groups are few: intervals over fewer than {_FEW_GROUPS} come out too narrow, by the percentiles "
+            "of a bootstrap"
+        )
+    return count
 
 
 def bootstrap_intervals(

@@ -9,6 +9,7 @@ from .datasets import Dataset
 from .hub import README_URL
 from .loading import Trained
 from .runs import METRICS
+from .tables import format_markdown
 from .text import escape_markdown, printable
 
 __all__ = ["make_card"]
@@ -58,13 +59,13 @@ def make_card(
     )
     num_params = sum(p.numel() for p in model.parameters())
     size = "x".join(map(str, trained.data_config["input_size"][1:]))
-    labels = _table("index", "class", "meaning", rows=[(i, k, v) for i, (k, v) in enumerate(data.labels.items())])
+    labels = format_markdown(["index", "class", "meaning"], [(i, k, v) for i, (k, v) in enumerate(data.labels.items())])
     metrics = (
         _describe_evaluation(results, evaluation)
         if evaluation
-        else _table("metric", "value", rows=[(k, f"{v:.6g}") for k, v in results.items()])
+        else format_markdown(["metric", "value"], [(k, f"{v:.6g}") for k, v in results.items()])
     )
-    settings = _table("setting", "value", rows=_describe_training(trained.checkpoint))
+    settings = format_markdown(["setting", "value"], _describe_training(trained.checkpoint))
     weights = "averaged (EMA)" if trained.checkpoint.averaged else "trained"
     return ModelCard(
         f"""---
@@ -160,10 +161,4 @@ def _describe_evaluation(results: dict[str, float], evaluation: dict) -> str:
         f"{how} of the split {escape_markdown(evaluation['split'])}, by `python -m hifuse_timm evaluate`. F1, "
         "precision, recall and AUROC are means over the classes (macro averages); ece is the expected calibration "
         "error.\n\n"
-    ) + _table(*header, rows=rows)
-
-
-def _table(*header: str, rows: list[tuple]) -> str:
-    """Rows as a Markdown table, nothing where there are none."""
-    lines = [header, ("---",) * len(header), *rows] if rows else []
-    return "\n".join("| " + " | ".join(map(escape_markdown, line)) + " |" for line in lines)
+    ) + format_markdown(header, rows)

@@ -39,7 +39,19 @@ for command in sys.argv[1:]:
 print(json.dumps(imported))
 """
 
-COMMANDS = ["prepare", "evaluate", "average", "predict", "publish", "recipe", "warm-start", "convert", "explain", "run"]
+COMMANDS = [
+    "prepare",
+    "evaluate",
+    "average",
+    "compare",
+    "predict",
+    "publish",
+    "recipe",
+    "warm-start",
+    "convert",
+    "explain",
+    "run",
+]
 
 
 def run(*command, redirection="") -> subprocess.CompletedProcess:

@@ -15,7 +15,7 @@ layers
 version paper text
 errors
 files images+pixels+dicom runs train_args
-datasets metrics predictions
+datasets metrics predictions tables
 bootstrap image_folders
 checkpoint
 convert
@@ -23,7 +23,7 @@ hub
 hifuse
 __init__ loading
 inference
-warm_start publish+model_card prepare evaluate explain predict recipes
+warm_start publish+model_card prepare evaluate compare explain predict recipes
 cli
 __main__"""
 PLACES = {

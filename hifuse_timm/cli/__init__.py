@@ -10,7 +10,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 
 from ..text import printable
-from . import average, convert, evaluate, explain, predict, prepare, publish, recipe, run, warm_start
+from . import average, compare, convert, evaluate, explain, predict, prepare, publish, recipe, run, warm_start
 
 __all__ = ["main"]
 
@@ -18,6 +18,7 @@ _COMMANDS = {
     "prepare": prepare,
     "evaluate": evaluate,
     "average": average,
+    "compare": compare,
     "predict": predict,
     "publish": publish,
     "recipe": recipe,

@@ -1,12 +1,11 @@
 """Metrics of predictions with their intervals, over images or over groups of them."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 import torch
 
-from ..bootstrap import bootstrap_intervals
+from ..bootstrap import bootstrap_intervals, count_groups
 from ..datasets import read_splits
 from ..errors import shorten
 from ..metrics import compute_metrics
@@ -14,11 +13,7 @@ from ..runs import CLASS_METRICS
 
 __all__ = ["RESAMPLED", "find_groups", "measure"]
 
-_logger = logging.getLogger(__name__)
-
 RESAMPLED = ("groups", "images")  # what the bootstrap may draw
-
-_FEW_GROUPS = 20  # under which percentile intervals are too narrow
 
 
 def find_groups(data_dir: Path, files: Sequence[str], column: str | None) -> list[str] | None:
@@ -100,9 +95,4 @@ def measure(
 
 def _compare_with_images(probs: torch.Tensor, targets: torch.Tensor, groups: Sequence[str], options: dict) -> dict:
     """How many groups there are, and the intervals over images, which are narrower where a group's are alike."""
-    if (count := len(set(groups))) < _FEW_GROUPS:
-        _logger.warning(
-            f"{count} groups are few: intervals over fewer than {_FEW_GROUPS} are too narrow themselves, by the "
-            "percentiles of a bootstrap"
-        )
-    return dict(groups=count, over_images=bootstrap_intervals(probs, targets, **options)[0])
+    return dict(groups=count_groups(groups), over_images=bootstrap_intervals(probs, targets, **options)[0])
