@@ -16,6 +16,7 @@ from timm.data import create_transform, resolve_data_config
 from hifuse_timm.__main__ import main
 from hifuse_timm.bootstrap import bootstrap_intervals
 from hifuse_timm.datasets import DATASETS
+from hifuse_timm.evaluate.columns import Columns
 from hifuse_timm.metrics import compute_metrics
 from hifuse_timm.paper import PAPER_METHODS, PAPER_RESULTS, paper_result
 from hifuse_timm.predictions import read_predictions as read_table
@@ -533,7 +534,7 @@ def test_another_column_may_name_the_groups(data, checkpoint, tmp_path):
 @pytest.mark.parametrize(
     "options, lines, words",
     [
-        (["--group-column", "eye"], None, "group_column 'eye' is not in {csv}, which has file, group"),
+        (["--group-column", "eye"], None, "group_column 'eye' is no column of {csv}, which has file, group"),
         (["--group-column", "group", "--resample", "images"], None, "group_column 'group' names groups, and resample"),
         (["--resample", "groups"], ["file"], "resample groups: {csv} names no groups of several images of test"),
         ([], ["file,group", "test/NV/5_0.png,1"], "{csv} names no group for 23 of the images, "),
@@ -549,3 +550,82 @@ def test_images_without_a_group_are_refused(options, lines, words, data, checkpo
     assert evaluate(folder, checkpoint, *options) == 1
     error = capsys.readouterr().err
     assert words.format(csv=folder / "splits.csv") in error and error.count("\n") == 1
+
+
+# Subgroups
+
+
+@pytest.fixture(scope="module")
+def by_subgroups(data, checkpoint, tmp_path_factory):
+    """What the command wrote of subgroups, and the predictions."""
+    folder = tmp_path_factory.mktemp("subgroups")
+    ages = {name: age for name, age in zip(LABELS, (30, 40, "", 59.5, 60, 61, 90), strict=True)}
+    columns = dict(
+        site=lambda file: "north" if "_0" in file or "_1" in file else "south",
+        age=lambda file: ages[file.split("/")[1]],
+    )
+    write_splits(data, folder, **columns)
+    options = ["--by", "site", "age:40,60", "--json", folder / "run.json", "--predictions", folder / "p.csv"]
+    assert evaluate(folder, checkpoint, *options) == 0
+    return folder, json.loads((folder / "run.json").read_text()), read_table(folder / "p.csv")
+
+
+def test_subgroups_are_measured_each_for_itself(by_subgroups, data, checkpoint, capsys):
+    folder, result, predictions = by_subgroups
+    assert list(result["subgroups"]["site"]) == ["north", "south"]
+    for name, numbers in (("north", ("0", "1")), ("south", ("2", "3"))):
+        images = [i for i, file in enumerate(predictions.files) if file[-5] in numbers]
+        own = predictions.probs[images], predictions.targets[images]
+        expected, _ = compute_metrics(*own)
+        intervals, _ = bootstrap_intervals(*own, [predictions.groups[i] for i in images], resamples=50)
+        subgroup = result["subgroups"]["site"][name]
+        assert (subgroup["images"], subgroup["groups"], len(images)) == (12, 2, 12)
+        for metric in ("accuracy", "balanced_accuracy", "auroc"):
+            assert same(subgroup[metric], expected[metric], 1e-5)
+            assert same(subgroup["intervals"][metric], intervals[metric], 1e-5)
+        assert subgroup["f1"] is None and subgroup["intervals"]["f1"] is None  # a class does not occur
+
+    assert evaluate(folder, checkpoint, "--by", "site") == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("north"))
+    north = result["subgroups"]["site"]["north"]
+    lower, upper = north["intervals"]["accuracy"]
+    shown = [f"{100 * north['accuracy']:.2f}", f"({100 * lower:.2f}", "-", f"{100 * upper:.2f})"]
+    assert line.split()[1:7] == ["12", "2", *shown] and "n/a" in line
+
+
+def test_numbers_are_cut_into_bands_and_small_ones_are_counted(by_subgroups):
+    _, result, _ = by_subgroups
+    bands = result["subgroups"]["age:40,60"]
+    of_class = {name: of["images"] for name, of in result["per_class"].items()}
+    counts = [
+        of_class[LABELS[0]],
+        of_class[LABELS[1]] + of_class[LABELS[3]],
+        sum(of_class[LABELS[k]] for k in (4, 5, 6)),
+    ]
+    names = ["under 40", "40 to under 60", "60 and over", "unknown"]
+    assert {name: band["images"] for name, band in bands.items()} == dict(
+        zip(names, [*counts, of_class[LABELS[2]]], strict=True)
+    )
+    for band in bands.values():
+        metrics = [band[name] for name in ("accuracy", "balanced_accuracy", "auroc")]
+        assert (None in metrics) == (band["images"] < 10)
+
+
+@pytest.mark.parametrize(
+    "by, words",
+    [
+        ("eye", "by 'eye' is no column of {csv}, which has file, group, age, many"),
+        ("eye:40", "by 'eye:40' is no column of"),
+        ("age:60,40", "by 'age:60,40' has edges that do not rise"),
+        ("age:x", "by 'age:x' cuts numbers into bands, and 'x' is none"),
+        ("age:40", "by 'age:40' cuts numbers into bands, and 'old' is none"),
+        ("many", "by 'many' has 60 values, expected 50 or fewer: bands of numbers are written as many:40,60,80"),
+    ],
+)
+def test_columns_that_make_no_subgroups_are_refused(by, words, tmp_path):
+    files = [f"test/{i}.png" for i in range(60)]
+    rows = "".join(f"{file},{i},old,{i}\n" for i, file in enumerate(files))
+    (tmp_path / "splits.csv").write_text(f"file,group,age,many\n{rows}")
+    with pytest.raises(ValueError) as error:
+        Columns(tmp_path, files).find_subgroups(by)
+    assert words.format(csv=tmp_path / "splits.csv") in str(error.value)

@@ -13,6 +13,7 @@ import timm
 from dicoms import write_dicom
 from PIL import Image
 
+from hifuse_timm.__main__ import main
 from hifuse_timm.prepare import Columns, prepare_images
 
 
@@ -288,6 +289,21 @@ def test_ending_and_folder_in_the_list_tell_images_apart(tmp_path):
     assert len(read_rows(out)) == 40
 
 
+def test_columns_are_kept_as_they_are(images, tmp_path):
+    rows = [(f"scan{n}", LABELS[n], PATIENTS[n], " Ward, 3" if n % 2 else "", n % 2) for n in range(40)]
+    table = write_list(tmp_path / "list.csv", ["image", "label", "patient", "site", "smokes"], rows)
+    options = ["prepare", "images", "--source", str(images), "--csv", str(table), "--out", str(tmp_path / "out")]
+    assert main([*options, "--keep", "site", "smokes"]) == 0
+    found = {Path(row["file"]).stem: row for row in read_rows(tmp_path / "out")}
+    assert list(found["scan1"]) == ["file", "class", "split", "group", "checksum", "site", "smokes"]
+    for name, _, patient, site, smokes in rows:
+        assert (found[name]["group"], found[name]["site"]) == (patient, site.strip())
+        assert found[name]["smokes"] == str(smokes)
+    with pytest.raises(ValueError, match="keep group: splits.csv has columns of its own of this name"):
+        table = write_list(tmp_path / "list.csv", ["image", "label", "group"], [row[:3] for row in rows])
+        prepare_images(images, tmp_path / "again", table=table, columns=Columns(keep=["group"]))
+
+
 def test_columns_are_guessed_and_said(images, tmp_path):
     rows = [(f"HAM_{number // 2}", f"scan{number}", label, "histo") for number, label in enumerate(LABELS)]
     table = write_list(tmp_path / "list.csv", ["lesion_id", "image_id", "dx", "dx_type"], rows)
@@ -304,6 +320,7 @@ def test_columns_are_guessed_and_said(images, tmp_path):
         (["scan", "label"], {}, "has columns scan, label, other: none is obviously the image; give --image"),
         (["image", "finding"], {}, "none is obviously the label; give --label"),
         (["image", "label"], dict(group="patient"), "has columns image, label, other: lacks patient"),
+        (["image", "label"], dict(keep=["site"]), "has columns image, label, other: lacks site"),
         (["image", "file"], dict(label=["other"]), "several columns that may be the image: image, file: give --image"),
         (["image", "image"], {}, "has more than one column image"),
     ],

@@ -200,6 +200,7 @@ def test_patients_of_covid19ct_stay_in_one_split_and_are_counted_elsewhere(covid
         shared = Counter(of for of, patient in rows if of != "train" and patient in trained)
         expected = {"unit": "patient", "val": shared["val"], "test": shared["test"]}
         assert shared["test"] > 0 and read_dataset(out)["shared_with_train"] == expected
+        assert all(row["subject"] == patients[Path(row["file"]).name] != row["group"] for row in read_rows(out))
 
 
 def test_images_that_the_tables_of_patients_lack_are_remarked(covid, tmp_path):

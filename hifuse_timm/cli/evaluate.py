@@ -59,7 +59,16 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--group-column",
         metavar="NAME",
-        help="column of DIR/splits.csv that says which images belong together, as those of a patient (default: group)",
+        help="column of DIR/splits.csv that says which images belong together, as those of a patient (default: subject "
+        "or group)",
+    )
+    parser.add_argument(
+        "--by",
+        nargs="+",
+        default=(),
+        metavar="COLUMN",
+        help="columns of DIR/splits.csv whose values are measured each for itself, as site; numbers in bands as "
+        "age:40,60,80",
     )
     parser.add_argument(
         "--resample",
@@ -91,6 +100,7 @@ def run(args: Namespace) -> None:
         resample=args.resample,
         resamples=args.resamples,
         seed=args.seed,
+        by=args.by,
     )
     if args.metric is None:
         evaluation = evaluate(args.model, args.data_dir, *checkpoints, split=args.split or "test", **options)

@@ -16,7 +16,7 @@ _OWN = ("images", "medmnist")
 # Options beside those of all: of the paper's datasets, and of one's own images. MedMNIST has none.
 _PUBLISHED = ("seed", "val_share", "group_by", "split", "test")
 _IMAGES = (
-    *("csv", "image", "label", "group", "split", "seed", "val_share", "test_share", "folds"),
+    *("csv", "image", "label", "group", "split", "keep", "seed", "val_share", "test_share", "folds"),
     *("name", "title", "description", "classes", "license", "url", "citation"),
 )
 
@@ -68,6 +68,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     own.add_argument("--image", metavar="COLUMN", help="its column of names, with or without folder and ending")
     own.add_argument("--label", nargs="+", metavar="COLUMN", help="its column of classes, or one-hot columns")
     own.add_argument("--group", metavar="COLUMN", help="its column of what stays in one split, as the patient")
+    own.add_argument(
+        "--keep",
+        nargs="+",
+        metavar="COLUMN",
+        help="its columns that go into splits.csv, as site sex age, for evaluate --by",
+    )
     own.add_argument("--test-share", type=float, metavar="X", help="share of test in all (default: 0.2)")
     own.add_argument("--folds", type=int, metavar="K", help="write K folds, DIR/fold1 and so on, each tested once")
     own.add_argument("--name", metavar="NAME", help="short name of the dataset (default: that of DIR)")
@@ -113,7 +119,7 @@ def _prepare(args: Namespace) -> list[Path]:
     if args.dataset == "medmnist":
         return prepare_medmnist(args.source, args.out, **options)
     if args.dataset == "images":
-        columns = {role: options.pop(role) for role in ("image", "label", "group", "split") if role in options}
+        columns = {role: options.pop(role) for role in ("image", "label", "group", "split", "keep") if role in options}
         if "classes" in options:
             options["classes"] = dict(name.partition("=")[::2] for name in options["classes"])
         return prepare_images(

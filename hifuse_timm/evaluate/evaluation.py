@@ -6,7 +6,7 @@ are never predicted is in `hifuse_timm.metrics`.
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from ..loading import find_device, load_trained
 from ..paper import paper_result
 from ..predictions import Predictions, write_predictions
 from ..version import __version__
-from .measuring import RESAMPLED, find_groups, measure
+from .columns import Columns
+from .measuring import RESAMPLED, measure, measure_subgroups
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -101,6 +102,7 @@ def evaluate(
     resample: str | None = None,
     resamples: int = 2000,
     seed: int = 0,
+    by: Sequence[str] = (),
 ) -> Evaluation:
     """Evaluate a model of timm on a split of a dataset.
 
@@ -131,10 +133,12 @@ def evaluate(
         mean: Mean of the normalisation, one value or one a channel.
         std: Standard deviation of the normalisation, one value or one a channel.
         group_column: Column of `splits.csv` that says which images belong together, as those of a patient; by default
-            `group`, as `prepare` writes it, where it names some that do.
+            `subject` or else `group`, as `prepare` writes them, where they name some that do.
         resample: What the bootstrap draws, `groups` or `images`; by default groups where there are some.
         resamples: Resamples of the bootstrap.
         seed: Seed of the bootstrap; all else is deterministic.
+        by: Columns of `splits.csv` whose values are measured each for itself, as `site`; of numbers in bands, as
+            `age:40,60,80`.
 
     Raises:
         ValueError: If an argument is not valid, the classes do not fit the network, the checkpoint is of another
@@ -156,7 +160,9 @@ def evaluate(
     description = read_description(data_dir)
     images = _find_images(data_dir, split)
     files = [os.path.relpath(path, data_dir) for path, _ in images.samples]
-    groups = None if resample == "images" else find_groups(data_dir, files, group_column)
+    columns = Columns(data_dir, files)
+    groups = None if resample == "images" else columns.find_groups(group_column)
+    subgroups = {of: columns.find_subgroups(of) for of in by}
     if resample == "groups" and groups is None:
         raise ValueError(
             f"resample groups: {data_dir / 'splits.csv'} names no groups of several images of {split}; group_column "
@@ -187,8 +193,12 @@ def evaluate(
     predicted = predict_files(batches, [trained], device=device, precision=precision, workers=workers)
     probs = _predict(predicted, len(images.samples), data_dir)
     targets = torch.tensor([trained.class_names.index(name) for _, name in images.samples])
+    measured = {
+        of: measure_subgroups(images_of, probs, targets, groups, resamples, seed) for of, images_of in subgroups.items()
+    }
     result = dict(
         **measure(trained.class_names, probs, targets, groups, resamples, seed),
+        **({"subgroups": measured} if measured else {}),
         kind="evaluation",
         model=model,
         architecture=trained.model.pretrained_cfg["architecture"],

@@ -1,51 +1,20 @@
 """Metrics of predictions with their intervals, over images or over groups of them."""
 
 from collections.abc import Sequence
-from pathlib import Path, PurePath
 
 import torch
 
 from ..bootstrap import bootstrap_intervals, count_groups
-from ..datasets import read_splits
-from ..errors import shorten
 from ..metrics import compute_metrics
 from ..runs import CLASS_METRICS
 
-__all__ = ["RESAMPLED", "find_groups", "measure"]
+__all__ = ["RESAMPLED", "SUBGROUP_METRICS", "measure", "measure_subgroups"]
 
 RESAMPLED = ("groups", "images")  # what the bootstrap may draw
 
+SUBGROUP_METRICS = ("accuracy", "balanced_accuracy", "f1", "auroc")
 
-def find_groups(data_dir: Path, files: Sequence[str], column: str | None) -> list[str] | None:
-    """The group of each image, by `splits.csv`.
-
-    Args:
-        data_dir: The dataset.
-        files: The images, as paths in it.
-        column: The column that names the groups; None for `group`, as `prepare` writes it.
-
-    Returns:
-        The groups; None where no column was asked for, and there is none, or no two images are of one group.
-
-    Raises:
-        ValueError: If there is no such column, or an image has no group.
-        OSError: If the file cannot be read.
-    """
-    path, splits = data_dir / "splits.csv", read_splits(data_dir)
-    columns = next(iter(splits.values()), {})
-    if column is None and "group" not in columns:
-        return None
-    if (column or "group") not in columns:
-        raise ValueError(f"group_column {column!r} is not in {path}, which has {shorten(columns) or 'no rows'}")
-    # names that are not UTF-8 stand there escaped
-    names = [PurePath(file).as_posix().encode(errors="backslashreplace").decode() for file in files]
-    groups = [splits.get(name, {}).get(column or "group", "") for name in names]
-    if without := [name for name, group in zip(names, groups, strict=True) if not group]:
-        raise ValueError(
-            f"{path} names no {column or 'group'} for {len(without)} of the images, {shorten(without, 4)}: expected "
-            "one for each; resample images (--resample images) takes them as independent"
-        )
-    return groups if column is not None or len(set(groups)) < len(groups) else None
+_FEWEST_IMAGES = 10  # of a subgroup that is measured
 
 
 def measure(
@@ -96,3 +65,39 @@ def measure(
 def _compare_with_images(probs: torch.Tensor, targets: torch.Tensor, groups: Sequence[str], options: dict) -> dict:
     """How many groups there are, and the intervals over images, which are narrower where a group's are alike."""
     return dict(groups=count_groups(groups), over_images=bootstrap_intervals(probs, targets, **options)[0])
+
+
+def measure_subgroups(
+    subgroups: dict[str, list[int]],
+    probs: torch.Tensor,
+    targets: torch.Tensor,
+    groups: Sequence[str] | None,
+    resamples: int,
+    seed: int,
+) -> dict[str, dict]:
+    """How many images each subgroup has, `SUBGROUP_METRICS` of it and their intervals.
+
+    All are None for fewer than 10 images. F1, a mean over all classes, is None where one of them does not occur.
+
+    Args:
+        subgroups: The images of each subgroup, by their numbers.
+        probs: Probability of each class for each image, (N, K).
+        targets: Class index of each image, (N,).
+        groups: Name of each image's group, which the bootstrap draws; None to draw images.
+        resamples: Resamples of the bootstrap.
+        seed: Seed of the bootstrap.
+    """
+    measured = {}
+    for name, images in subgroups.items():
+        own_groups = None if groups is None else [groups[i] for i in images]
+        metrics, intervals = (dict.fromkeys(SUBGROUP_METRICS) for _ in range(2))
+        if len(images) >= _FEWEST_IMAGES:
+            own = probs[images], targets[images]
+            all_metrics, _ = compute_metrics(*own)
+            all_intervals, _ = bootstrap_intervals(*own, own_groups, resamples=resamples, seed=seed)
+            for metric in SUBGROUP_METRICS:
+                if metric != "f1" or len(own[1].unique()) == probs.shape[1]:
+                    metrics[metric], intervals[metric] = all_metrics[metric], all_intervals[metric]
+        count = {} if own_groups is None else dict(groups=len(set(own_groups)))
+        measured[name] = dict(images=len(images), **count, **metrics, intervals=intervals)
+    return measured

@@ -5,6 +5,7 @@ from textwrap import fill
 from ..runs import CLASS_METRICS, METRICS
 from ..tables import METRIC_NAMES, format_interval, format_percent, format_table
 from ..text import abbreviate, printable
+from .measuring import SUBGROUP_METRICS
 
 __all__ = ["format_result"]
 
@@ -47,8 +48,29 @@ def format_result(result: dict) -> str:
                 ["class, %", "images", "predicted", *(fill(METRIC_NAMES[metric], 15) for metric in CLASS_METRICS)],
                 class_rows,
             ),
+            *(
+                line
+                for by, of_column in result.get("subgroups", {}).items()
+                for line in ("", _format_by(by, of_column))
+            ),
         ]
     )
+
+
+def _format_by(by: str, subgroups: dict[str, dict]) -> str:
+    """A table of the subgroups of a column."""
+    units = [unit for unit in ("images", "groups") if unit in next(iter(subgroups.values()))]
+    rows = [
+        [abbreviate(name, 40), *(f"{subgroup[unit]:,}" for unit in units)]
+        + [_format_with_interval(subgroup[metric], subgroup["intervals"][metric]) for metric in SUBGROUP_METRICS]
+        for name, subgroup in subgroups.items()
+    ]
+    header = [f"{abbreviate(by, 40)}, %", *units, *(f"{METRIC_NAMES[m]}\n(95% interval)" for m in SUBGROUP_METRICS)]
+    return format_table(header, rows)
+
+
+def _format_with_interval(value: float | None, interval: list[float] | None) -> str:
+    return format_percent(value) if interval is None else f"{format_percent(value)} ({format_interval(interval)})"
 
 
 def _name_intervals(intervals: dict) -> list[str]:

@@ -6,9 +6,13 @@ from dataclasses import dataclass, field
 from ..datasets import Dataset
 from .archives import Finding, Part, SourceFile
 
-__all__ = ["SPLITS", "Inventory", "Sample"]
+__all__ = ["OWN_COLUMNS", "SPLITS", "SUBJECT_COLUMN", "Inventory", "Sample"]
 
 SPLITS = ("train", "val", "test")
+
+# Of splits.csv; the last one where images of one subject, as a patient, are in several groups.
+OWN_COLUMNS = ("file", "class", "split", "group", "checksum")
+SUBJECT_COLUMN = "subject"
 
 
 @dataclass
@@ -24,6 +28,7 @@ class Sample:
         name: Name of the file to write, by default that of its source.
         checksum: SHA-256 of the file.
         content: SHA-256 of its size and its RGB values.
+        kept: What a list says of it in the columns that are kept.
     """
 
     file: SourceFile
@@ -34,6 +39,7 @@ class Sample:
     name: str = ""
     checksum: str = ""
     content: str = ""
+    kept: tuple[str, ...] = ()
 
     def __post_init__(self):
         self.name = self.name or self.file.path.name
@@ -55,6 +61,7 @@ class Inventory:
         counts: Numbers of images as published: by class, by split, and by both, as `test/CLASS`.
         unit: What the subjects of the samples are, as `patient`; None where the source names none.
         columns: Columns read from a list, by what they hold.
+        kept: Columns of a list that go into splits.csv as they are.
         is_official: Whether the provider's split is kept to the image, whatever is in it twice.
         dicom_subjects: Whether DICOM files say themselves whom they show, and are grouped by it.
     """
@@ -67,6 +74,7 @@ class Inventory:
     counts: dict[str, int] = field(default_factory=dict)
     unit: str | None = None
     columns: dict[str, str | list[str]] = field(default_factory=dict)
+    kept: tuple[str, ...] = ()
     is_official: bool = False
     dicom_subjects: bool = False
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ..errors import shorten
 from .archives import Finding, Part, SourceFile
-from .inventory import Inventory
+from .inventory import OWN_COLUMNS, SUBJECT_COLUMN, Inventory
 from .names import NameFinder, strip_ending
 from .tables import Table, find_column, read_table
 
@@ -52,12 +53,14 @@ class Columns:
         label: The class; several columns are one-hot, named for the classes.
         group: What stays in one split: the patient, lesion, eye or slide.
         split: train, val or test.
+        keep: Others that go into splits.csv as they are, as site, sex or age.
     """
 
     image: str | None = None
     label: Sequence[str] = ()
     group: str | None = None
     split: str | None = None
+    keep: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Entry:
     label: str
     subject: str | None = None
     split: str | None = None
+    kept: tuple[str, ...] = ()
 
 
 def _is_image_file(file: SourceFile) -> bool:
@@ -124,6 +128,7 @@ def read_list(inventory: Inventory, part: Part, path: Path, columns: Columns) ->
     images = _find_images(inventory, part, path)
     inventory.dicom_subjects = columns.group is None
     inventory.unit = columns.group
+    inventory.kept = tuple(columns.keep)
     inventory.parts.append(path.name)
 
     labels, rows_of, faults = _match_rows(table, columns, images)
@@ -166,13 +171,16 @@ def _match_rows(
                 faults["other-suffix"].append(name)
             subject = row[columns.group] if columns.group else ""
             subject = None if subject.casefold() in _UNKNOWN else subject
-            rows_of[found[0]].append(Entry(images[found[0]], label, subject, split))
+            kept = tuple(row[column] for column in columns.keep)
+            rows_of[found[0]].append(Entry(images[found[0]], label, subject, split, kept))
     return labels, rows_of, faults
 
 
 def _find_columns(inventory: Inventory, table: Table, given: Columns) -> Columns:
     """All columns, those that were not given by their names; says which."""
-    table.check_columns(*filter(None, (given.image, *given.label, given.group, given.split)))
+    table.check_columns(*filter(None, (given.image, *given.label, given.group, given.split, *given.keep)))
+    if own := sorted({*OWN_COLUMNS, SUBJECT_COLUMN} & set(given.keep)):
+        raise ValueError(f"keep {shorten(own)}: splits.csv has columns of its own of this name, rename {table.name}'s")
     found = {"image": given.image, "label": list(given.label), "group": given.group, "split": given.split}
     taken = {given.image, *given.label, given.group, given.split}
     for role in found:
@@ -181,7 +189,7 @@ def _find_columns(inventory: Inventory, table: Table, given: Columns) -> Columns
             taken.add(column)
             found[role] = [column] if role == "label" and column else column
     if not found["label"] or found["label"] == [None]:
-        found["label"] = _find_one_hot(table, [column for column in table.header if column not in taken])
+        found["label"] = _find_one_hot(table, [c for c in table.header if c not in {*taken, *given.keep}])
     for role in ("image", "label"):
         if not found[role]:
             raise ValueError(
@@ -194,7 +202,7 @@ def _find_columns(inventory: Inventory, table: Table, given: Columns) -> Columns
     )
     for note in (*table.notes, f"{table.name}: {said}"):
         inventory.findings.append(Finding("list", note, error=False))
-    return Columns(**found)
+    return Columns(**found, keep=given.keep)
 
 
 def _find_one_hot(table: Table, columns: list[str]) -> list[str]:

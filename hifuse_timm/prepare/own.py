@@ -145,7 +145,9 @@ def add_samples(
         if name != path.name:
             renamed.append(f"{path} as {label}/{name}")
         itself = f"{label}/{name}"
-        inventory.samples.append(Sample(entry.file, label, entry.subject or itself, entry.split, entry.subject, name))
+        inventory.samples.append(
+            Sample(entry.file, label, entry.subject or itself, entry.split, entry.subject, name, kept=entry.kept)
+        )
     message = "images of one name in a class: the later ones are named for their folders too"
     inventory.report("renamed", message, renamed, error=False)
 

@@ -20,7 +20,7 @@ from ..images import decode_image
 from ..version import __version__
 from .archives import Finding
 from .conversion import REWRITTEN, find_reasons, read_subject, rewrite
-from .inventory import SPLITS, Inventory, Sample
+from .inventory import OWN_COLUMNS, SPLITS, SUBJECT_COLUMN, Inventory, Sample
 from .prepared import list_prepared
 
 __all__ = ["Plan", "carry_out"]
@@ -96,7 +96,7 @@ def carry_out(plan: Plan, source: str | Path, out: str | Path, allow_incomplete:
                     _write_images(beside / fold, splits, written, progress)
             for fold, splits in folds.items():
                 number = {"fold": int(fold.removeprefix("fold"))} if fold else {}
-                _write_tables(beside / fold, splits, description | number, inventory.unit)
+                _write_tables(beside / fold, splits, description | number, inventory)
     return [out / fold for fold in folds]
 
 
@@ -325,21 +325,29 @@ def _link(original: Path, path: Path) -> bool:
     return True
 
 
-def _write_tables(folder: Path, splits: dict[str, list[Sample]], description: dict, unit: str | None) -> None:
+def _write_tables(folder: Path, splits: dict[str, list[Sample]], description: dict, inventory: Inventory) -> None:
     """Write splits.csv and, last of all, dataset.json, without which the folder is no prepared dataset."""
+    has_subjects = _names_more_than_groups(inventory.samples)
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("file", "class", "split", "group", "checksum"))
+    writer.writerow((*OWN_COLUMNS, *([SUBJECT_COLUMN] if has_subjects else []), *inventory.kept))
     for split, samples in splits.items():
         for s in samples:
-            writer.writerow((f"{split}/{s}", s.label, split, s.group, s.checksum))
+            subject = [s.subject or s.group] if has_subjects else []
+            writer.writerow((f"{split}/{s}", s.label, split, s.group, s.checksum, *subject, *s.kept))
     write_text(folder / "splits.csv", table.getvalue())
     counts = {
         split: {label: sum(s.label == label for s in samples) for label in description["classes"]}
         for split, samples in splits.items()
     }
-    shared = {"shared_with_train": _count_shared(splits, unit)} if unit else {}
+    shared = {"shared_with_train": _count_shared(splits, inventory.unit)} if inventory.unit else {}
     write_json(folder / "dataset.json", description | {"counts": counts} | shared)
+
+
+def _names_more_than_groups(samples: list[Sample]) -> bool:
+    """Whether images of one patient, or lesion, are in several groups, as where a split was drawn by images."""
+    groups = {}
+    return any(s.subject and groups.setdefault(s.subject, s.group) != s.group for s in samples)
 
 
 def _count_shared(splits: dict[str, list[Sample]], unit: str) -> dict[str, str | int]:
