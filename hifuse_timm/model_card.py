@@ -16,6 +16,9 @@ __all__ = ["make_card"]
 
 _PAPER_URL = "https://arxiv.org/abs/2209.10218"
 
+# What the Hub calls our metrics, where it has another name.
+_HUB_METRICS = dict(auroc="roc_auc", mcc="matthews_correlation", brier="brier_score")
+
 # What of train.py's arguments makes up the recipe; the rest is of the machine, its paths (private) or its logs.
 _RECIPE = (
     "epochs batch_size grad_accum_steps opt lr weight_decay layer_decay momentum sched min_lr warmup_epochs "
@@ -50,7 +53,8 @@ def make_card(
                 dataset_type=tag,
                 dataset_name=printable(data.name),
                 dataset_split=printable(evaluation["split"]) if evaluation else None,
-                metric_type=printable(metric),
+                metric_type=_HUB_METRICS.get(metric, printable(metric)),
+                metric_name=printable(metric),
                 metric_value=value,
             )
             for metric, value in results.items()
@@ -147,18 +151,34 @@ def _describe_evaluation(results: dict[str, float], evaluation: dict) -> str:
     if evaluation["kind"] == "average":
         how = f"Means of {counts['runs']} runs on {counts['images']:,} images in all"
         header = ["metric", "mean", "standard deviation"]
-        spread = {name: f"{values['std']:.4f}" for name, values in evaluation["spread"].items() if values}
+        spread = {name: [f"{values['std']:.4f}"] for name, values in evaluation["spread"].items() if values}
+        if "pooled" in evaluation:
+            pooled = evaluation["pooled"]
+            header += ["all predictions", _name_interval(pooled["intervals"])]
+            for name in METRICS:
+                value = "" if pooled[name] is None else f"{pooled[name]:.4f}"
+                spread[name] = [*spread.get(name, [""]), value, _show_interval(pooled["intervals"][name])]
     else:
-        intervals = evaluation["intervals"]
         how = f"On {counts['images']:,} images"
-        header = ["metric", "value", f"{intervals['level']:.0%} interval"]
-        spread = {name: " - ".join(f"{bound:.4f}" for bound in intervals[name] or []) for name in METRICS}
-    rows = [[name, f"{value:.4f}", spread.get(name, "")] for name, value in results.items()]
+        header = ["metric", "value", _name_interval(evaluation["intervals"])]
+        spread = {name: [_show_interval(evaluation["intervals"][name])] for name in METRICS}
+    blank = [""] * (len(header) - 2)
+    rows = [[name, f"{value:.4f}", *spread.get(name, blank)] for name, value in results.items()]
     if paper:
         header.append("paper")
         rows = [[*row, f"{paper[row[0]]:.4f}" if row[0] in paper else ""] for row in rows]
     return (
         f"{how} of the split {escape_markdown(evaluation['split'])}, by `python -m hifuse_timm evaluate`. F1, "
-        "precision, recall and AUROC are means over the classes (macro averages); ece is the expected calibration "
-        "error.\n\n"
+        "precision, recall, AUROC, average precision and the sensitivities, whose thresholds are chosen on these same "
+        "images, are means over the classes (macro averages); ece is the expected calibration error, kappa is Cohen's, "
+        "mcc is Matthews' correlation coefficient, brier the Brier score.\n\n"
     ) + format_markdown(header, rows)
+
+
+def _name_interval(intervals: dict) -> str:
+    over = f" over {intervals['groups']:,} groups" if intervals.get("unit") == "groups" else ""
+    return f"{intervals['level']:.0%} interval{over}"
+
+
+def _show_interval(interval: list[float] | None) -> str:
+    return " - ".join(f"{bound:.4f}" for bound in interval or [])

@@ -19,7 +19,7 @@ from .errors import shorten
 from .files import write_text
 from .text import abbreviate
 
-__all__ = ["Predictions", "align", "name_columns", "read_predictions", "write_cells", "write_predictions"]
+__all__ = ["Predictions", "align", "name_columns", "read_predictions", "reorder", "write_cells", "write_predictions"]
 
 _logger = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ def align(predictions: Sequence[Predictions], names: Sequence[str | Path]) -> li
                 "predictions of the same classes"
             )
     rows = _match_images(predictions, names)
-    ordered = [_reorder(other, row, first.classes) for other, row in zip(predictions, rows, strict=True)]
+    ordered = [reorder(other, row, first.classes) for other, row in zip(predictions, rows, strict=True)]
     truths = [
         None if other.targets is None else [other.classes[k] for k in other.targets.tolist()] for other in ordered
     ]
@@ -218,7 +218,9 @@ def _match_images(predictions: Sequence[Predictions], names: Sequence[str | Path
     return [[rows[i] for i in found[0]] for rows in found]
 
 
-def _reorder(predictions: Predictions, rows: list[int], classes: list[str]) -> Predictions:
+def reorder(predictions: Predictions, rows: Sequence[int], classes: Sequence[str]) -> Predictions:
+    """The predictions with these of their images, by number, and their classes in this order."""
+    rows, classes = list(rows), list(classes)
     targets, groups = predictions.targets, predictions.groups
     if targets is not None:
         targets = torch.tensor([classes.index(name) for name in predictions.classes])[targets[rows]]

@@ -54,8 +54,10 @@ _FINITE = "a finite number", lambda value: abs(value) <= sys.float_info.max
 _COUNT = "a whole number, 0 or more", lambda value: _is_number(value) and isinstance(value, int) and value >= 0
 
 _METRICS = dict.fromkeys(METRICS, _FRACTION) | dict(kappa=_between(-1, 1), mcc=_between(-1, 1), brier=_between(0, 2))
+_VALUES = {name: _or_null(kind) if name in ("auroc", *_LATER) else kind for name, kind in _METRICS.items()}
+_INTERVALS = {"level": _FRACTION, **{name: _interval_of(kind) for name, kind in _METRICS.items()}}
 _FIELDS = {
-    **{name: _or_null(kind) if name in ("auroc", *_LATER) else kind for name, kind in _METRICS.items()},
+    **_VALUES,
     **dict.fromkeys(("model", "architecture", "title", "split"), _TEXT),
     "dataset": _or_null(_TEXT),
     "per_class": _OBJECT,
@@ -65,7 +67,7 @@ _FIELDS_OF_CLASS = {"images": _COUNT, "predicted": _COUNT, **dict.fromkeys(CLASS
 _FIELDS_OF_KIND = {
     "evaluation": {
         "counts": {"images": _COUNT, "classes": _COUNT},
-        "intervals": {"level": _FRACTION, **{name: _interval_of(kind) for name, kind in _METRICS.items()}},
+        "intervals": _INTERVALS,
         "conditions": _OBJECT,
     },
     "average": {
@@ -73,6 +75,7 @@ _FIELDS_OF_KIND = {
         "spread": dict.fromkeys(METRICS, _or_null(_OBJECT)),
     },
 }
+_FIELDS_OF_POOL = {**_VALUES, "counts": {"images": _COUNT}, "intervals": _INTERVALS}
 
 
 def read_run(path: Path) -> dict:
@@ -137,6 +140,11 @@ def _check_run(content: dict, what: str) -> None:
         if spread is not None:
             kind = _METRICS.get(name, _FRACTION)
             _check_fields({name: spread}, {name: dict(std=_between(0, 2), min=kind, max=kind)}, what, "spread.")
+    if "pooled" in content:
+        _check_fields(content, {"pooled": _FIELDS_OF_POOL}, what)
+    for inside, within in ((content, ""), (content.get("pooled", {}), "pooled.")):
+        if inside.get("intervals", {}).get("unit") == "groups":
+            _check_fields(inside, {"intervals": {"groups": _COUNT}}, what, within)
     if content["paper"] is not None:
         numbers = dict.fromkeys(content["paper"], _FRACTION)
         _check_fields(content["paper"], numbers | {"method": _TEXT}, what, "paper.")

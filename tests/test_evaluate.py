@@ -256,8 +256,11 @@ def test_figures_go_with_the_weights_to_the_hub_and_back(data, full_width, tmp_p
         assert again[key] == first[key]
 
     card = ModelCard.load(tmp_path / "out" / "README.md")
-    assert {r.metric_type: r.metric_value for r in card.data.eval_results} == {name: first[name] for name in METRICS}
+    assert {r.metric_name: r.metric_value for r in card.data.eval_results} == {name: first[name] for name in METRICS}
     assert {r.dataset_split for r in card.data.eval_results} == {"test"}
+    types = {r.metric_name: r.metric_type for r in card.data.eval_results}
+    assert (types["auroc"], types["mcc"], types["brier"]) == ("roc_auc", "matthews_correlation", "brier_score")
+    assert types["accuracy"] == "accuracy"
     lower, upper = first["intervals"]["f1"]
     assert f"| f1 | {first['f1']:.4f} | {lower:.4f} - {upper:.4f} | 0.7299 |" in card.text
     assert "On 24 images of the split test" in card.text
@@ -472,6 +475,76 @@ def test_average_needs_two_different_runs_that_can_be_read(runs, tmp_path, capsy
     (tmp_path / "half.json").write_text('{"accuracy": 0.')
     assert main(["average", str(first), str(tmp_path / "half.json")]) == 1
     assert "half.json is no JSON" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def folds(data, checkpoint, tmp_path_factory):
+    """Two evaluations, each of half of the test images, the second with groups of two."""
+    root = tmp_path_factory.mktemp("folds")
+    for fold, numbers in (("fold1", "01"), ("fold2", "23")):
+        (root / fold).mkdir()
+        for path in (data / "test").rglob("*.png"):
+            if path.stem[-1] in numbers:
+                copy = root / fold / path.relative_to(data)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.symlink_to(path)
+        write_description(root / fold, LABELS)
+        if fold == "fold2":
+            files = [str(path.relative_to(root / fold)) for path in (root / fold).rglob("*.png")]
+            rows = "".join(f"{file},{file.split('/')[1]}\n" for file in files)
+            (root / fold / "splits.csv").write_text(f"file,group\n{rows}")
+        outputs = ["--json", root / f"{fold}.json", "--predictions", root / f"{fold}.csv"]
+        assert evaluate(root / fold, checkpoint, *outputs) == 0
+    return root
+
+
+def average_folds(root, *options, runs=("fold1", "fold2"), predictions=("fold1", "fold2")) -> int:
+    files = [*(str(root / f"{name}.json") for name in runs), "--predictions"]
+    return main(["average", *files, *(str(root / f"{name}.csv") for name in predictions), *map(str, options)])
+
+
+def test_predictions_of_folds_are_measured_together(folds, tmp_path, full_width, capsys):
+    assert average_folds(folds, "--json", tmp_path / "mean.json", "--resamples", "50") == 0
+    mean = json.loads((tmp_path / "mean.json").read_text())
+    tables = [read_table(folds / f"{name}.csv") for name in ("fold1", "fold2")]
+    probs, targets = (torch.cat([getattr(table, name) for table in tables]) for name in ("probs", "targets"))
+    expected, _ = compute_metrics(probs, targets)
+    intervals, _ = bootstrap_intervals(probs, targets, [*tables[0].files, *tables[1].groups], resamples=50)
+    pooled = mean["pooled"]
+    assert (pooled["counts"]["images"], pooled["intervals"]["groups"]) == (24, 12 + 6)
+    for name in METRICS:
+        assert same(pooled[name], expected[name], 1e-5)
+        assert same(pooled["intervals"][name], intervals[name], 1e-5)
+    assert mean["accuracy"] == pytest.approx(pooled["accuracy"], abs=1e-5)  # of folds of one size
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("F1")).split()
+    assert line[5] == f"{100 * pooled['f1']:.2f}" and line[6] == f"{100 * pooled['intervals']['f1'][0]:.2f}"
+
+    torch.save(full_width("hifuse_tiny").state_dict(), tmp_path / "weights.pth")
+    publish = ["publish", "--model", "hifuse_tiny", "--checkpoint", str(tmp_path / "weights.pth"), "--metrics"]
+    publish += [str(tmp_path / "mean.json"), "--dry-run", str(tmp_path / "out"), "--dataset", "isic2018"]
+    assert main(publish) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    lower, upper = pooled["intervals"]["f1"]
+    shown = f"{mean['f1']:.4f} | {mean['spread']['f1']['std']:.4f} | {pooled['f1']:.4f} | {lower:.4f} - {upper:.4f}"
+    assert f"| f1 | {shown} | 0.7299 |" in card and "95% interval over 18 groups" in card
+
+
+@pytest.mark.parametrize(
+    "names, words",
+    [
+        (["fold1"], "predictions: 1 given for 2 runs, expected one for each"),
+        (["fold2", "fold1"], "fold2.csv are not those of run {folds}/fold1.json: expected the same true classes"),
+        (["fold1", "fold1"], "fold1.csv have 12 images that {folds}/fold1.csv has, "),
+        (["fold1", "none"], "none.csv"),
+    ],
+)
+def test_predictions_that_make_no_pool_are_refused(names, words, folds, capsys):
+    runs = ("fold1", "again") if names == ["fold1", "fold1"] else ("fold1", "fold2")
+    run = json.loads((folds / "fold1.json").read_text())
+    (folds / "again.json").write_text(json.dumps(run | dict(conditions={})))
+    assert average_folds(folds, runs=runs, predictions=names) == 1
+    captured = capsys.readouterr()
+    assert words.format(folds=folds) in captured.err and captured.err.count("\n") == 1 and captured.out == ""
 
 
 # Groups

@@ -80,7 +80,7 @@ def test_card_says_what_it_is_how_to_load_it_and_how_good_it_is(dry_run):
     card = ModelCard.load(dry_run / "README.md")
     assert card.data.license == "cc-by-nc-4.0"
     assert card.data.library_name == "timm" and card.data.pipeline_tag == "image-classification"
-    assert {r.metric_type: r.metric_value for r in card.data.eval_results} == {
+    assert {r.metric_name: r.metric_value for r in card.data.eval_results} == {
         "accuracy": 0.8299,
         "f1": 0.7299,
         r"top|2\n---\n# <b>": 0.9,

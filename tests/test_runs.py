@@ -146,6 +146,31 @@ def test_file_that_is_neither_run_nor_metrics_is_refused(content, words, tmp_pat
         read_metrics(tmp_path / "run.json")
 
 
+def test_runs_of_earlier_versions_lack_later_metrics(tmp_path):
+    later = {*METRICS} - {"accuracy", "balanced_accuracy", "f1", "precision", "recall", "auroc", "ece"}
+    assert len(later) == 6
+    for i in range(2):
+        run = make_run(0.8 + 0.1 * i)
+        for inside in (run, run["intervals"], *run["per_class"].values()):
+            for name in later & inside.keys():
+                del inside[name]
+        write(tmp_path / f"{i}.json", run)
+    mean = average([tmp_path / "0.json", tmp_path / "1.json"])
+    assert mean["accuracy"] == pytest.approx(0.85) and all(mean[name] is None for name in later)
+    shown = next(line for line in format_result(mean).splitlines() if line.startswith("Brier score"))
+    assert shown.split()[2:6] == ["n/a"] * 4
+    numbers, evaluation = read_metrics(tmp_path / "0.json")
+    assert not later & numbers.keys() and "| accuracy |" in _describe_evaluation(numbers, evaluation)
+
+
+def test_values_that_are_no_fractions_have_their_own_bounds(tmp_path):
+    write(tmp_path / "run.json", make_run() | dict(mcc=-0.5, brier=1.5))
+    assert read_run(tmp_path / "run.json")["brier"] == 1.5
+    write(tmp_path / "run.json", make_run() | dict(brier=2.5))
+    with pytest.raises(ValueError, match="brier is 2.5, expected a number from 0 to 2, or null"):
+        read_run(tmp_path / "run.json")
+
+
 def test_undefined_auroc_is_no_fault(tmp_path):
     for i in range(2):
         run = make_run(0.8 + 0.1 * i) | dict(auroc=None, paper=dict(method="M", auroc=0.5, accuracy=0.8))

@@ -86,7 +86,7 @@ def test_published_weights_give_the_figures_of_the_training(tag, train, hub, tmp
 
     repo_id = f"{NAMESPACE}/hifuse_tiny.{tag}"
     card = ModelCard(hub.repos[repo_id]["files"]["README.md"].decode())
-    shown = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    shown = {result.metric_name: result.metric_value for result in card.data.eval_results}
     assert shown == {name: before[name] for name in METRICS}
     model = timm.create_model(f"hifuse_tiny.{tag}", pretrained=True)
     assert model.state_dict().keys() == trained.keys()

@@ -1,7 +1,8 @@
 """Average the metrics of several runs of evaluate.
 
 Average what evaluate --json wrote of one model on one dataset, as on the two folds of Kvasir, and show the spread,
-beside the paper's metrics.
+beside the paper's metrics. With --predictions, what evaluate --predictions wrote of the same runs, all images are
+measured together, too, with intervals over all patients.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -12,7 +13,16 @@ from ..files import check_writable, write_json
 def add_arguments(parser: ArgumentParser) -> None:
     """Define the options of `python -m hifuse_timm average`."""
     parser.add_argument("runs", nargs="+", metavar="RUN.json", help="the runs, two or more")
+    parser.add_argument(
+        "--predictions",
+        nargs="+",
+        default=(),
+        metavar="FILE.csv",
+        help="predictions of each run, in their order, to be measured together; an image may be in one only",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the averages, for publish --metrics")
+    parser.add_argument("--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (default: 2000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
 
 
 def run(args: Namespace) -> None:
@@ -20,7 +30,7 @@ def run(args: Namespace) -> None:
     from ..evaluate import average, format_result
 
     check_writable(args.json)
-    result = average(args.runs)
+    result = average(args.runs, args.predictions, resamples=args.resamples, seed=args.seed)
     if args.json is not None:
         write_json(args.json, result)
     print(format_result(result))

@@ -1,28 +1,43 @@
 """The mean and the spread of several evaluations of one architecture."""
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from ..errors import shorten
+from ..predictions import Predictions, read_predictions, reorder
 from ..runs import CLASS_METRICS, METRICS, read_run
 from ..text import abbreviate
+from .measuring import measure
 
 __all__ = ["average"]
 
+_LARGEST_GAP = 1e-3  # between a run's accuracy and that of its predictions as they are rounded
 
-def average(runs: list[str | Path]) -> dict:
+
+def average(
+    runs: Sequence[str | Path], predictions: Sequence[str | Path] = (), *, resamples: int = 2000, seed: int = 0
+) -> dict:
     """Average evaluations of one architecture on one dataset, as of the two folds of Kvasir (Section 4.8).
+
+    With predictions, all of them are measured together, too, with intervals over all groups, as patients, or images.
 
     Args:
         runs: Files that `evaluate --json` wrote.
+        predictions: Files that `evaluate --predictions` wrote of the same runs, in their order; none not to pool them.
+        resamples: Resamples of the bootstrap of the pool.
+        seed: Seed of the bootstrap.
 
     Returns:
         A result as that of an evaluation, with the means of the metrics at the top, `spread` (standard deviation of the
-        sample, least and greatest) in the place of the intervals, and the metrics of each run.
+        sample, least and greatest) in the place of the intervals, the metrics of each run, and `pooled`, what an
+        evaluation has of all predictions together.
 
     Raises:
-        ValueError: If there are fewer than two runs, one is given twice or is no evaluation, or they differ in
-            architecture, dataset or classes.
+        ValueError: If there are fewer than two runs, one is given twice or is no evaluation, they differ in
+            architecture, dataset or classes, or the predictions are not those of the runs or have an image twice.
         OSError: If a file cannot be read.
     """
     if len(runs) < 2:
@@ -43,6 +58,8 @@ def average(runs: list[str | Path]) -> dict:
             )
         if content in contents[:i]:
             raise ValueError(f"run {run} is the same as {runs[contents.index(content)]}: give each run once")
+
+    pooled = _pool(runs, contents, predictions, resamples, seed) if predictions else None
 
     def mean(values: list[float | None]) -> float | None:
         return None if None in values else round(statistics.fmean(values), 6)
@@ -71,8 +88,57 @@ def average(runs: list[str | Path]) -> dict:
             for name, of_class in classes.items()
         },
         paper=first["paper"],
+        **({} if pooled is None else dict(pooled=pooled)),
         runs=[
             dict(file=str(run), **{name: content[name] for name in METRICS}, conditions=content["conditions"])
             for run, content in zip(runs, contents, strict=True)
         ],
     )
+
+
+def _pool(
+    runs: Sequence[str | Path],
+    contents: Sequence[dict],
+    predictions: Sequence[str | Path],
+    resamples: int,
+    seed: int,
+) -> dict:
+    """What an evaluation has of the predictions of all runs together."""
+    if len(predictions) != len(runs):
+        raise ValueError(f"predictions: {len(predictions)} given for {len(runs)} runs, expected one for each")
+    if resamples < 1:
+        raise ValueError(f"resamples {resamples} is too small: expected 1 or more")
+    classes = list(contents[0]["per_class"])
+    tables = [
+        _read_predictions_of(run, content, path, classes)
+        for run, content, path in zip(runs, contents, predictions, strict=True)
+    ]
+    origins = {}
+    for table, path in zip(tables, predictions, strict=True):
+        if twice := [file for file in table.files if file in origins]:
+            raise ValueError(
+                f"predictions {path} have {len(twice)} images that {origins[twice[0]]} has, {shorten(twice, 4)}: only "
+                "runs on different images, as folds, can be pooled"
+            )
+        origins |= dict.fromkeys(table.files, path)
+    groups = None
+    if any(table.groups for table in tables):  # where a fold has none, each of its images is one
+        groups = [group for table in tables for group in table.groups or table.files]
+    probs, targets = (torch.cat(parts) for parts in zip(*((t.probs, t.targets) for t in tables), strict=True))
+    return measure(classes, probs, targets, groups, resamples, seed)
+
+
+def _read_predictions_of(run: str | Path, content: dict, path: str | Path, classes: list[str]) -> Predictions:
+    """Predictions with the classes in this order, if they are those of a run."""
+    table = read_predictions(path)
+    counts = {name: of_class["images"] for name, of_class in content["per_class"].items()}
+    found = None
+    if set(table.classes) == set(classes) and table.targets is not None:
+        table = reorder(table, range(len(table.files)), classes)
+        found = dict(zip(classes, table.targets.bincount(minlength=len(classes)).tolist(), strict=True))
+        accuracy = (table.probs.argmax(1) == table.targets).double().mean().item()
+    if found != counts or abs(accuracy - content["accuracy"]) > _LARGEST_GAP:
+        raise ValueError(
+            f"predictions {path} are not those of run {run}: expected the same true classes, counts and accuracy"
+        )
+    return table

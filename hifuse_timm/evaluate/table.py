@@ -15,14 +15,18 @@ def format_result(result: dict) -> str:
     counts, paper = result["counts"], result["paper"] or {}
     averaged = result["kind"] == "average"
     what = f"mean of {counts['runs']} runs, " if averaged else ""
-    header = ["%", "mean", "std", "min", "max"] if averaged else ["%", "value", *_name_intervals(result["intervals"])]
+    measured = result.get("pooled") if averaged else result  # what has intervals
+    header = ["%", "mean", "std", "min", "max"] if averaged else ["%"]
+    if measured is not None:
+        header += ["pooled" if averaged else "value", *_name_intervals(measured["intervals"])]
     rows = []
     for name in METRICS:
-        row = [METRIC_NAMES[name], format_percent(result[name])]
+        row = [METRIC_NAMES[name]]
         if averaged:
-            row += [format_percent((result["spread"][name] or {}).get(key)) for key in ("std", "min", "max")]
-        else:
-            row += _format_intervals(result["intervals"], name)
+            spread = result["spread"][name] or {}
+            row += [format_percent(result[name]), *(format_percent(spread.get(key)) for key in ("std", "min", "max"))]
+        if measured is not None:
+            row += [format_percent(measured[name]), *_format_intervals(measured["intervals"], name)]
         if name in paper and result[name] is not None:
             row += [format_percent(paper[name]), f"{100 * (result[name] - paper[name]):+.2f}"]
         elif paper:
