@@ -9,9 +9,19 @@ from torch.nn.functional import one_hot, pad
 from .metrics import CALIBRATION_BINS, as_number, brier_scores, calibration_bins
 from .runs import CLASS_METRICS, METRICS, SPECIFICITIES
 
-__all__ = ["bootstrap_intervals", "count_groups", "draw_weights", "percentile_interval", "weighted_metrics"]
+__all__ = [
+    "RESAMPLED",
+    "bootstrap_intervals",
+    "check_resampling",
+    "count_groups",
+    "draw_weights",
+    "percentile_interval",
+    "weighted_metrics",
+]
 
 _logger = logging.getLogger(__name__)
+
+RESAMPLED = ("groups", "images")  # what may be drawn
 
 _FEW_GROUPS = 20  # under which percentile intervals are too narrow
 
@@ -43,6 +53,18 @@ def draw_weights(
         drawn = torch.randint(len(numbers), size, generator=generator)
         times = torch.zeros(size, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(size, dtype=torch.float64))
         yield times if groups is None else times[:, group]
+
+
+def check_resampling(resamples: int, resample: str | None = None) -> None:
+    """Check before long work how resamples are to be drawn: how many, and of what, None for what there is.
+
+    Raises:
+        ValueError: If an argument is not valid.
+    """
+    if resamples < 1:
+        raise ValueError(f"resamples {resamples} is too small: expected 1 or more")
+    if resample not in (None, *RESAMPLED):
+        raise ValueError(f"resample {resample!r} is not known: expected one of {', '.join(RESAMPLED)}")
 
 
 def count_groups(groups: Sequence[str]) -> int:

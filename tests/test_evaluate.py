@@ -609,7 +609,7 @@ def test_another_column_may_name_the_groups(data, checkpoint, tmp_path):
     [
         (["--group-column", "eye"], None, "group_column 'eye' is no column of {csv}, which has file, group"),
         (["--group-column", "group", "--resample", "images"], None, "group_column 'group' names groups, and resample"),
-        (["--resample", "groups"], ["file"], "resample groups: {csv} names no groups of several images of test"),
+        (["--resample", "groups"], ["file"], "resample groups: {csv} names no groups of several images; "),
         ([], ["file,group", "test/NV/5_0.png,1"], "{csv} names no group for 23 of the images, "),
         ([], ["file,group", "a.png,1,2"], "{csv} is not as prepare writes it (its row 1 has more or fewer cells"),
         ([], ["file,group", "a.png,1", "a.png,1"], "(it has 'a.png' twice)"),

@@ -8,6 +8,7 @@ measured together, too, with intervals over all patients.
 from argparse import ArgumentParser, Namespace
 
 from ..files import check_writable, write_json
+from .options import add_resampling
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -21,8 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="predictions of each run, in their order, to be measured together; an image may be in one only",
     )
     parser.add_argument("--json", metavar="FILE", help="write the averages, for publish --metrics")
-    parser.add_argument("--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (default: 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    add_resampling(parser, choose=False)
 
 
 def run(args: Namespace) -> None:

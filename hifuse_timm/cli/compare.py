@@ -9,6 +9,7 @@ from argparse import ArgumentParser, Namespace
 
 from ..errors import require
 from ..files import check_writable, write_json, write_text
+from .options import add_resampling
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -26,13 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="write all that was found")
     parser.add_argument("--markdown", metavar="FILE", help="write the tables in Markdown")
-    parser.add_argument(
-        "--resample",
-        choices=["groups", "images"],
-        help="what the bootstrap draws (default: groups with all their images, where there are some of several)",
-    )
-    parser.add_argument("--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (default: 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    add_resampling(parser)
 
 
 def run(args: Namespace) -> None:

@@ -13,7 +13,7 @@ from argparse import ArgumentParser, Namespace
 from ..errors import require
 from ..files import check_writable, write_json
 from ..runs import METRICS
-from .options import add_class_map, add_inference, add_use_ema, inference_options
+from .options import add_class_map, add_inference, add_resampling, add_use_ema, inference_options
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -70,13 +70,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="columns of DIR/splits.csv whose values are measured each for itself, as site; numbers in bands as "
         "age:40,60,80",
     )
-    parser.add_argument(
-        "--resample",
-        choices=["groups", "images"],
-        help="what the bootstrap draws (default: groups with all their images, where splits.csv has groups of several)",
-    )
-    parser.add_argument("--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (default: 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    add_resampling(parser)
 
 
 def run(args: Namespace) -> None:

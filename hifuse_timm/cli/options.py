@@ -4,6 +4,7 @@ from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 
 from timm.utils import ParseKwargs
 
+from ..bootstrap import RESAMPLED
 from ..loading import PRECISIONS
 
 
@@ -30,6 +31,18 @@ def add_model_kwargs(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE", help="as in timm's scripts"
     )
+
+
+def add_resampling(parser: ArgumentParser, choose: bool = True) -> None:
+    """Define how intervals are drawn: --resamples, --seed, and --resample where groups or images may be chosen."""
+    if choose:
+        parser.add_argument(
+            "--resample",
+            choices=RESAMPLED,
+            help="what the bootstrap draws (default: groups with all their images, where some have several)",
+        )
+    parser.add_argument("--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (default: 2000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
 
 
 def add_inference(parser: ArgumentParser) -> None:

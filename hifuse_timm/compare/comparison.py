@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..bootstrap import count_groups, draw_weights, percentile_interval, weighted_metrics
+from ..bootstrap import check_resampling, count_groups, draw_weights, percentile_interval, weighted_metrics
 from ..errors import require, shorten
 from ..metrics import as_number
 from ..predictions import Predictions, align, read_predictions
@@ -46,8 +46,7 @@ def compare(files: Sequence[str | Path], *, resample: str | None = None, resampl
     require("torchmetrics", "medical")
     if len(files) < 2:
         raise ValueError(f"predictions: {len(files)} given, expected two or more")
-    if resamples < 1:
-        raise ValueError(f"resamples {resamples} is too small: expected 1 or more")
+    check_resampling(resamples, resample)
     names = list(map(str, files))
     tables = align([read_predictions(name) for name in names], names)
     targets = tables[0].targets
@@ -121,8 +120,6 @@ def compare_metrics(
 
 def _choose_groups(groups: list[str] | None, resample: str | None, names: list[str]) -> list[str] | None:
     """The groups that the bootstrap draws, None for images."""
-    if resample not in (None, "groups", "images"):
-        raise ValueError(f"resample {resample!r} is not known: expected one of groups, images")
     if resample == "groups" and groups is None:
         raise ValueError(
             f"resample groups: none of {shorten(names)} has a column group, as evaluate writes it where splits.csv "

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from ..bootstrap import check_resampling
 from ..errors import shorten
 from ..predictions import Predictions, read_predictions, reorder
 from ..runs import CLASS_METRICS, METRICS, read_run
@@ -106,8 +107,7 @@ def _pool(
     """What an evaluation has of the predictions of all runs together."""
     if len(predictions) != len(runs):
         raise ValueError(f"predictions: {len(predictions)} given for {len(runs)} runs, expected one for each")
-    if resamples < 1:
-        raise ValueError(f"resamples {resamples} is too small: expected 1 or more")
+    check_resampling(resamples)
     classes = list(contents[0]["per_class"])
     tables = [
         _read_predictions_of(run, content, path, classes)

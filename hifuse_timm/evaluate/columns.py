@@ -39,30 +39,44 @@ class Columns:
             for column in next(iter(splits.values()), {})
         }
 
-    def find_groups(self, column: str | None) -> list[str] | None:
+    def name_groups(self, column: str | None) -> str:
+        """The column that names groups, by default `subject`, else `group`, which `prepare` writes."""
+        return column or (_SUBJECT if _SUBJECT in self.cells else _GROUP)
+
+    def find_groups(self, asked: str | None, resample: str | None) -> list[str] | None:
         """The group of each image.
 
         Args:
-            column: The column that names the groups; None for `subject`, else `group`, which `prepare` writes.
+            asked: The column that names the groups, None for the default.
+            resample: What the bootstrap is to draw: `groups`, `images`, or None for groups where there are some.
 
         Returns:
-            The groups; None where no column was asked for, and there is none, or no two images are of one group.
+            The groups; None for images, and where no column was asked for, and no two images are of one group.
 
         Raises:
-            ValueError: If there is no such column, or an image has no group.
+            ValueError: If there is no such column, an image has no group, or there are none to draw.
         """
-        asked, column = column, column or (_SUBJECT if _SUBJECT in self.cells else _GROUP)
-        if column not in self.cells:
-            if asked is None:
-                return None
+        column = self.name_groups(asked)
+        if resample == "images":
+            if asked is not None:
+                raise ValueError(f"group_column {asked!r} names groups, and resample images takes none")
+            return None
+        groups = self.cells.get(column)
+        if groups is None and asked is not None:
             raise ValueError(f"group_column {column!r} is no column of {self._describe()}")
-        groups = self.cells[column]
-        if without := [file for file, group in zip(self.files, groups, strict=True) if not group]:
+        if without := [file for file, group in zip(self.files, groups or self.files, strict=True) if not group]:
             raise ValueError(
                 f"{self.path} names no {column} for {len(without)} of the images, {shorten(without, 4)}: expected one "
                 "for each; resample images (--resample images) takes them as independent"
             )
-        return groups if asked is not None or len(set(groups)) < len(groups) else None
+        if groups is not None and (asked is not None or len(set(groups)) < len(groups)):
+            return groups
+        if resample == "groups":
+            raise ValueError(
+                f"resample groups: {self.path} names no groups of several images; group_column (--group-column) says "
+                "which column does"
+            )
+        return None
 
     def find_subgroups(self, by: str) -> dict[str, list[int]]:
         """The images of each subgroup, by their numbers.

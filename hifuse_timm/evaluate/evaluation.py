@@ -13,6 +13,7 @@ from pathlib import Path
 import timm
 import torch
 
+from ..bootstrap import check_resampling
 from ..datasets import read_description
 from ..errors import require, shorten
 from ..files import save_figure
@@ -23,7 +24,7 @@ from ..paper import paper_result
 from ..predictions import Predictions, write_predictions
 from ..version import __version__
 from .columns import Columns
-from .measuring import RESAMPLED, measure, measure_subgroups
+from .measuring import measure, measure_subgroups
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -149,25 +150,15 @@ def evaluate(
     require("tqdm", "medical")
     torchmetrics = require("torchmetrics", "medical")
     workers = check_options(precision, batch_size, workers)
-    if resamples < 1:
-        raise ValueError(f"resamples {resamples} is too small: expected 1 or more")
-    if resample not in (None, *RESAMPLED):
-        raise ValueError(f"resample {resample!r} is not known: expected one of {', '.join(RESAMPLED)}")
-    if resample == "images" and group_column is not None:
-        raise ValueError(f"group_column {group_column!r} names groups, and resample images takes none")
+    check_resampling(resamples, resample)
     device = find_device(device)
     data_dir = Path(data_dir)
     description = read_description(data_dir)
     images = _find_images(data_dir, split)
     files = [os.path.relpath(path, data_dir) for path, _ in images.samples]
     columns = Columns(data_dir, files)
-    groups = None if resample == "images" else columns.find_groups(group_column)
+    groups = columns.find_groups(group_column, resample)
     subgroups = {of: columns.find_subgroups(of) for of in by}
-    if resample == "groups" and groups is None:
-        raise ValueError(
-            f"resample groups: {data_dir / 'splits.csv'} names no groups of several images of {split}; group_column "
-            "(--group-column) says which column does"
-        )
     trained = load_trained(
         model,
         checkpoint,
@@ -212,6 +203,7 @@ def evaluate(
             use_ema=trained.checkpoint is not None and trained.checkpoint.averaged,
             fuse=fuse,
             precision=precision,
+            group_column=None if groups is None else columns.name_groups(group_column),
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
             batch_size=batch_size,
             **{key: list(value) if isinstance(value, tuple) else value for key, value in trained.data_config.items()},

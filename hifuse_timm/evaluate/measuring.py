@@ -8,9 +8,7 @@ from ..bootstrap import bootstrap_intervals, count_groups
 from ..metrics import compute_metrics
 from ..runs import CLASS_METRICS
 
-__all__ = ["RESAMPLED", "SUBGROUP_METRICS", "measure", "measure_subgroups"]
-
-RESAMPLED = ("groups", "images")  # what the bootstrap may draw
+__all__ = ["SUBGROUP_METRICS", "measure", "measure_subgroups"]
 
 SUBGROUP_METRICS = ("accuracy", "balanced_accuracy", "f1", "auroc")
 
