@@ -49,7 +49,7 @@ def format_result(result: dict) -> str:
             format_table(header, rows),
             "",
             format_table(
-                ["class, %", "images", "predicted", *(fill(METRIC_NAMES[metric], 15) for metric in CLASS_METRICS)],
+                ["class, %", "images", "predicted", *(fill(METRIC_NAMES[metric], 12) for metric in CLASS_METRICS)],
                 class_rows,
             ),
             *(
