@@ -137,7 +137,7 @@ def read_splits(data_dir: str | Path) -> dict[str, dict[str, str]]:
     if not path.exists():
         return {}
     try:
-        with path.open(encoding="utf-8", newline="") as f:
+        with path.open(encoding="utf-8-sig", newline="") as f:
             reader = csv.DictReader(f, strict=True)
             header, rows = reader.fieldnames or [], list(reader)
         _check_splits(header, rows)

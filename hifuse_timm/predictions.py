@@ -102,7 +102,7 @@ def read_predictions(path: str | Path) -> Predictions:
         columns.get("group"),
     )
     if "" in (read.groups or []):
-        raise ValueError(f"{what} name no group for {files[read.groups.index('')]}: expected one for each image")
+        raise ValueError(f"{what} name no group for {_show(files[read.groups.index('')])}: expected one for each image")
     return read
 
 
@@ -143,13 +143,13 @@ def _read_probs(files: list[str], columns: dict[str, list[str]], what: str) -> t
         i, k = (~valid).nonzero()[0].tolist()
         name, cells = list(columns.items())[k]
         raise ValueError(
-            f"{what} have {abbreviate(repr(cells[i]), 40)} for {files[i]} in the column {_PROBABILITY}{name}, expected "
-            "a probability from 0 to 1"
+            f"{what} have {abbreviate(repr(cells[i]), 40)} for {_show(files[i])} in the column "
+            f"{_show(_PROBABILITY + name)}, expected a probability from 0 to 1"
         )
     sums = probs.sum(1)
     i = (sums - 1).abs().argmax().item()
     if abs(sums[i] - 1) > _LARGEST_GAP:
-        raise ValueError(f"{what} have probabilities for {files[i]} that add up to {sums[i]:.6g}, expected 1")
+        raise ValueError(f"{what} have probabilities for {_show(files[i])} that add up to {sums[i]:.6g}, expected 1")
     return probs
 
 
@@ -158,7 +158,7 @@ def _read_targets(files: list[str], cells: list[str], classes: list[str], what: 
     if unknown := [(file, cell) for file, cell in zip(files, cells, strict=True) if cell not in numbers]:
         file, cell = unknown[0]
         raise ValueError(
-            f"{what} name the true class {abbreviate(repr(cell), 40)} for {file}, expected one of those that have a "
+            f"{what} name the true class {abbreviate(repr(cell), 40)} for {_show(file)}, expected one of those with a "
             f"column of probabilities, {shorten(classes)}"
         )
     return torch.tensor([numbers[cell] for cell in cells])
@@ -212,7 +212,7 @@ def _match_images(predictions: Sequence[Predictions], names: Sequence[str | Path
         if lacking or len(other.files) != len(known):
             raise ValueError(
                 f"{name} has {len(other.files):,} images, {names[shortest]} has {len(known):,}"
-                + (f", {lacking[0]} among them, which {name} lacks" if lacking else "")
+                + (f", {_show(lacking[0])} among them, which {name} lacks" if lacking else "")
                 + ": expected predictions of the same images"
             )
     return [[rows[i] for i in found[0]] for rows in found]
@@ -241,7 +241,13 @@ def _check_agreement(
     for name, of_table in given[1:]:
         if of_table != given[0][1]:
             file, mine, theirs = next(row for row in zip(files, of_table, given[0][1], strict=True) if row[1] != row[2])
-            raise ValueError(f"{file} is of the {what} {mine} in {name}, and of {theirs} in {given[0][0]}")
+            raise ValueError(
+                f"{_show(file)} is of the {what} {_show(mine)} in {name}, and of {_show(theirs)} in {given[0][0]}"
+            )
+
+
+def _show(name: str) -> str:
+    return abbreviate(name, 150)
 
 
 def _find_repeated(values: Iterable[str]) -> list[str]:

@@ -104,6 +104,7 @@ class Originals:
         checkpoints: Contents of checkpoints by the name of their model, training arguments as a dict.
         run: What `evaluate --json` wrote.
         average: What `average --json` wrote.
+        predictions: What `evaluate --predictions` wrote.
         published: What `publish --dry-run` wrote, by name.
         datasets: Of each dataset its files by path; those of an archive by the archive's name and their own.
     """
@@ -112,6 +113,7 @@ class Originals:
     checkpoints: dict[str, dict]
     run: dict
     average: dict
+    predictions: str
     published: dict[str, bytes]
     datasets: dict[str, dict[str, dict[str, bytes]]]
 
@@ -133,15 +135,17 @@ class Originals:
         checkpoints["authors"] = dict(net=narrow_authors_state_dict())
         path, other, average = (folder / name for name in ("run.json", "other.json", "average.json"))
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            main(evaluate_data(folder / "data", path, folder / "sound.pth.tar").arguments)
+            evaluate = evaluate_data(folder / "data", path, folder / "sound.pth.tar").arguments
+            main([*evaluate, "--predictions", str(folder / "predictions.csv")])
             run = json.loads(path.read_text())
             other.write_text(json.dumps(run | dict(accuracy=0.25)))
             main(["average", str(path), str(other), "--json", str(average)])
             publish = publish_metrics(folder / "sound.pth.tar").arguments
             main([*publish[:-1], str(folder / "published")])
         published = {path.name: path.read_bytes() for path in (folder / "published").iterdir()}
+        predictions = (folder / "predictions.csv").read_text()
         datasets = {tag: read_miniature(tag) for tag in MINIATURES}
-        return cls(folder, checkpoints, run, json.loads(average.read_text()), published, datasets)
+        return cls(folder, checkpoints, run, json.loads(average.read_text()), predictions, published, datasets)
 
     def copy_data(self, folder: Path) -> Path:
         """A dataset of an input's own."""
@@ -557,6 +561,13 @@ def fuzz_list(originals: Originals, folder: Path, rng: random.Random) -> Command
         write_source(source, folder / "source", random.Random(0), archive or next(filter(None, source)))
         return prepare_source(tag, rng)
     data = originals.copy_data(folder)
+    if draw < 0.6:
+        files = sorted(path.relative_to(data).as_posix() for path in (data / "test").rglob("*.png"))
+        rows = [f"{file},{file.split('/')[1]},test,{i // 2},{i}" for i, file in enumerate(files)]
+        (data / "splits.csv").write_bytes(change_text("\n".join(["file,class,split,group,age", *rows]), rng))
+        evaluation = evaluate_data(Path("data"), "out.json", originals.folder / "sound.pth.tar")
+        evaluation.arguments.extend(rng.choice(([], ["--by", "age:1,2"], ["--group-column", "age"])))
+        return evaluation
     if draw < 0.75:
         write_json(data / "dataset.json", json.loads((data / "dataset.json").read_text()), rng)
         return evaluate_data(Path("data"), "out.json", originals.folder / "sound.pth.tar")
@@ -601,7 +612,11 @@ def fuzz_image(originals: Originals, folder: Path, rng: random.Random) -> Comman
 
 
 def fuzz_run(originals: Originals, folder: Path, rng: random.Random) -> Command:
-    """Files of runs, averages and metrics."""
+    """Files of runs, averages and metrics, and of predictions."""
+    if rng.random() < 0.3:
+        (folder / "in.csv").write_bytes(change_text(originals.predictions, rng))
+        tables = ["in.csv", str(originals.folder / "predictions.csv")]
+        return Command(["compare", *rng.sample(tables, 2), "--resamples", "9", "--json", "out.json"], "out.json")
     average = rng.random() < 0.2
     write_json(folder / "in.json", originals.average if average else originals.run, rng)
     if average or rng.random() < 0.5:

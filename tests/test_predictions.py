@@ -62,7 +62,7 @@ def test_images_that_could_not_be_read_are_left_out_with_a_word(tmp_path, caplog
         ("file,p_a,p_b\n1.png,1,nan\n", "have 'nan' for 1.png in the column p_b"),
         ("file,p_a,p_b\n1.png,1.5,-0.5\n", "have '1.5' for 1.png in the column p_a"),
         ("file,p_a,p_b\n1.png,0.5,0.4\n", "have probabilities for 1.png that add up to 0.9, expected 1"),
-        ("file,class,p_a,p_b\n1.png,c,1,0\n", "name the true class 'c' for 1.png, expected one of those"),
+        ("file,class,p_a,p_b\n1.png,c,1,0\n", "name the true class 'c' for 1.png, expected one of those with a column"),
         ("file,group,p_a,p_b\n1.png,,1,0\n", "name no group for 1.png"),
         ("file,p_a,p_b\n\xff,1,0\n", "are no CSV in UTF-8"),
     ],
