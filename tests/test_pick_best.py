@@ -50,6 +50,7 @@ def evaluate(data_dir, checkpoints, *options, names=("wrong", "sure", "calibrate
     [
         ("accuracy", "accuracy", "sure", [0.25, 0.75, 0.75]),  # the first of equal ones
         ("ece", "calibration error", "calibrated", [0.65, 0.24, 0]),
+        ("brier", "Brier score", "calibrated", [0.61, 0.2451, 0.1875]),
     ],
 )
 def test_best_is_named_and_what_is_written_is_of_it(
