@@ -14,7 +14,8 @@ layers.attention
 layers
 version paper text
 errors
-files images+pixels+dicom runs train_args
+files fields images+pixels+dicom train_args
+runs
 datasets metrics predictions tables
 bootstrap image_folders
 checkpoint
