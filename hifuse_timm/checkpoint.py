@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import hashlib
 import pickle
 import re
 from dataclasses import dataclass
@@ -14,7 +15,15 @@ from .errors import first_line, shorten
 from .files import check_writable, replacing_file
 from .train_args import check_train_args
 
-__all__ = ["Checkpoint", "check_finite", "check_output", "read_checkpoint", "save_weights", "unwrap_state_dict"]
+__all__ = [
+    "Checkpoint",
+    "check_finite",
+    "check_output",
+    "checksum_weights",
+    "read_checkpoint",
+    "save_weights",
+    "unwrap_state_dict",
+]
 
 # Where a checkpoint keeps its weights: timm's train.py under state_dict, the authors' training code under net.
 _WRAPPERS = ("state_dict", "model", "net")
@@ -156,6 +165,15 @@ def _check_memory(state_dict: dict[str, torch.Tensor], file_size: int) -> None:
             f"its weights would take {size:,} bytes and the file has {file_size:,}: some are stored once and said to "
             f"be many, as {key} of shape {tuple(state_dict[key].shape)}; save them contiguous"
         )
+
+
+def checksum_weights(state_dict: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of a network's weights and their names, whatever file they are in."""
+    checksum = hashlib.sha256()
+    for name, tensor in state_dict.items():
+        checksum.update(name.encode())
+        checksum.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+    return checksum.hexdigest()
 
 
 def check_finite(state_dict: dict[str, torch.Tensor]) -> None:

@@ -3,7 +3,6 @@
 Needs `pip install 'hifuse-timm[medical]'`, and for DICOM the extra `explain`.
 """
 
-import hashlib
 import logging
 import math
 import time
@@ -14,8 +13,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-import torch
-
+from ..checkpoint import checksum_weights
 from ..errors import require, shorten
 from ..image_folders import is_image, walk_files
 from ..inference import Predicted, batched, check_options, fold, predict_files
@@ -217,12 +215,8 @@ def _agree_on_classes(networks: list[Trained], checkpoints: Sequence[str | Path]
 
 def _describe(network: Trained) -> dict:
     """All of a network that its probabilities depend on."""
-    checksum = hashlib.sha256()
-    for name, tensor in network.model.state_dict().items():
-        checksum.update(name.encode())
-        checksum.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
     arguments = repr((network.model_args, network.data_config, network.image_mode))
-    return dict(model=network.name, arguments=arguments, weights=checksum.hexdigest())
+    return dict(model=network.name, arguments=arguments, weights=checksum_weights(network.model.state_dict()))
 
 
 def _make_rows(batch: Predicted, classes: Sequence[str]) -> list[list[str]]:
