@@ -44,6 +44,7 @@ COMMANDS = [
     "evaluate",
     "average",
     "compare",
+    "calibrate",
     "predict",
     "publish",
     "recipe",

@@ -17,14 +17,15 @@ errors
 files fields images+pixels+dicom train_args
 runs
 datasets metrics predictions tables
-bootstrap image_folders
+bootstrap image_folders calibration
+operating_points
 checkpoint
 convert
 hub
 hifuse
 __init__ loading
 inference
-warm_start publish+model_card prepare evaluate compare explain predict recipes
+warm_start publish+model_card prepare evaluate compare calibrate explain predict recipes
 cli
 __main__"""
 PLACES = {

@@ -10,7 +10,20 @@ import sys
 from argparse import ArgumentParser, Namespace
 
 from ..text import printable
-from . import average, compare, convert, evaluate, explain, predict, prepare, publish, recipe, run, warm_start
+from . import (
+    average,
+    calibrate,
+    compare,
+    convert,
+    evaluate,
+    explain,
+    predict,
+    prepare,
+    publish,
+    recipe,
+    run,
+    warm_start,
+)
 
 __all__ = ["main"]
 
@@ -19,6 +32,7 @@ _COMMANDS = {
     "evaluate": evaluate,
     "average": average,
     "compare": compare,
+    "calibrate": calibrate,
     "predict": predict,
     "publish": publish,
     "recipe": recipe,
