@@ -5,6 +5,7 @@ p of T = 1 are enough for that: log p are the logits but for a constant, which s
 """
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -71,6 +72,7 @@ _FIELDS = {
         "predictions": CHECKSUM,
         "images": CHECKSUM,
         "weights": or_null(CHECKSUM),
+        "transform": or_null(OBJECT),
         **dict.fromkeys(("model", "checkpoint", "dataset", "split"), or_null(TEXT)),
     },
 }
@@ -104,14 +106,16 @@ class Calibration:
     path: Path | None = None
     checksum: str | None = None
 
-    def matched_to(self, classes: Sequence[str], weights: Sequence[str]) -> "Calibration":
+    def matched_to(self, classes: Sequence[str], weights: Sequence[str], transforms: Sequence[dict]) -> "Calibration":
         """The same for probabilities of classes in this order, once it is checked that it is of this network.
 
-        Where the calibration does not say of which weights it is, that is logged as a warning.
+        Where the calibration does not say of which weights it is, or is of images at other settings, that is logged as
+        a warning.
 
         Args:
             classes: Names of the classes.
             weights: Checksum of the weights of each network whose probabilities are averaged.
+            transforms: How images reach each of them, as timm names the settings.
 
         Raises:
             ValueError: If it is of other classes, or of other weights.
@@ -121,17 +125,24 @@ class Calibration:
                 f"calibration {self.path} has the classes {shorten(self.classes)}, the network has {shorten(classes)}: "
                 "expected a calibration of this network"
             )
-        fitted = self.content["fitted_on"]["weights"]
-        if fitted is None:
+        fitted_on = self.content["fitted_on"]
+        if fitted_on["weights"] is None:
             _logger.warning(
                 f"calibration {self.path} does not say of which weights it is: whether it is of these cannot be known"
             )
-        elif list(weights) != [fitted]:
+        elif list(weights) != [fitted_on["weights"]]:
             raise ValueError(
                 f"calibration {self.path} was fitted on the probabilities of one network with other weights "
                 f"({self._describe_network()}): expected a calibration of these, as calibrate makes of predictions and "
                 "run of the same evaluate"
             )
+        for transform in json.loads(json.dumps(transforms)):  # has lists for tuples, as the file has
+            for key, value in (fitted_on["transform"] or {}).items():
+                if transform.get(key) != value:
+                    _logger.warning(
+                        f"calibration {self.path} was fitted on images at {abbreviate(key, 40)} "
+                        f"{abbreviate(value, 80)}, and these are at {transform.get(key)}: probabilities may be off"
+                    )
         return replace(self, classes=tuple(classes))
 
     def _describe_network(self) -> str:

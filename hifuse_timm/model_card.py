@@ -4,10 +4,12 @@ import re
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .calibration import Calibration
 from .checkpoint import Checkpoint
 from .datasets import Dataset
 from .hub import README_URL
 from .loading import Trained
+from .operating_points import describe_temperature, tabulate_calibration
 from .runs import METRICS
 from .tables import format_markdown
 from .text import escape_markdown, printable
@@ -34,9 +36,10 @@ def make_card(
     data: Dataset,
     results: dict[str, float],
     evaluation: dict,
-    checksum: str,
+    calibration: Calibration | None,
+    checksums: dict[str, str],
 ) -> ModelCard:
-    """The card of a network that was trained on a dataset of this tag."""
+    """The card of a network that was trained on a dataset of this tag, and of files with these SHA-256 checksums."""
     model = trained.model
     name = model.pretrained_cfg["architecture"]
     card_data = ModelCardData(
@@ -70,6 +73,7 @@ def make_card(
         else format_markdown(["metric", "value"], [(k, f"{v:.6g}") for k, v in results.items()])
     )
     settings = format_markdown(["setting", "value"], _describe_training(trained.checkpoint))
+    calibrated = "" if calibration is None else _describe_calibration(repo_id, calibration.content, evaluation)
     weights = "averaged (EMA)" if trained.checkpoint.averaged else "trained"
     return ModelCard(
         f"""---
@@ -102,14 +106,16 @@ With `import hifuse_timm`, transformers loads it too: `AutoModelForImageClassifi
 ## Metrics
 
 {metrics or "None were given."}
-
+{calibrated}
 ## Training
 
 {settings or "The checkpoint holds no settings."}
 
 ## Files
 
-`model.safetensors` holds the {weights} weights. SHA-256: `{checksum}`
+`model.safetensors` holds the {weights} weights. SHA-256:
+
+{format_markdown(["file", "SHA-256"], checksums.items())}
 """
     )
 
@@ -182,3 +188,36 @@ def _name_interval(intervals: dict) -> str:
 
 def _show_interval(interval: list[float] | None) -> str:
     return " - ".join(f"{bound:.4f}" for bound in interval or [])
+
+
+def _describe_calibration(repo_id: str, calibration: dict, evaluation: dict) -> str:
+    """The section on a calibration: what it is, how to use it, and what it reaches, by the evaluation where it can."""
+    if of_evaluation := evaluation.get("calibration"):
+        measured = of_evaluation["measured"]
+        where = (
+            f"On the split {escape_markdown(evaluation['split'])}, which it was not fitted on. The metrics above are "
+            "of calibrated probabilities."
+        )
+    else:
+        measured = calibration["measured"]
+        where = "On the images that it was fitted on, so better than on others."
+        if evaluation:
+            where += " The metrics above are of probabilities without it."
+    tables = tabulate_calibration(calibration | {"measured": measured})
+    return (
+        f"""
+## Calibration
+
+`calibration.json` holds a {describe_temperature(calibration)}, fitted on {calibration["counts"]["images"]:,} images,
+and what is decided at that temperature. timm and transformers leave it out; this takes it:
+
+```
+python -m hifuse_timm predict IMAGE --model hf-hub:{repo_id} --pretrained --calibration calibration.json --csv out.csv
+```
+
+{where}
+
+"""
+        + "\n\n".join(format_markdown(header, rows) for header, rows in tables)
+        + "\n"
+    )

@@ -106,13 +106,14 @@ def tabulate_calibration(calibration: dict) -> list[tuple[list[str], list[list[s
     ]
     tables = [(["probabilities", "before", "after"], quality)]
     if calibration["thresholds"]:
-        header = ["class, %", "chosen by", "threshold", "sensitivity", interval, "specificity", interval]
+        header = ["class, %", "chosen by", "threshold", interval, "sensitivity", interval, "specificity", interval]
         rows = []
         for name, threshold in calibration["thresholds"].items():
             aim, wanted = threshold["aim"], threshold["wanted"]
             chosen_by = "Youden's index" if wanted is None else f"{aim} {100 * wanted:g}"
             rates = _list_rates(measured["thresholds"][name], "sensitivity", "specificity")
-            rows.append([name, chosen_by, f"{threshold['threshold']:.4g}", *rates])
+            limits = " - ".join(f"{limit:.4g}" for limit in threshold["threshold_interval"] or ())
+            rows.append([name, chosen_by, f"{threshold['threshold']:.4g}", limits, *rates])
         tables.append((header, rows))
     if measured["undecided"] is not None:
         header = ["decision, %", "undecided", interval, "accuracy of the others", interval]

@@ -6,6 +6,7 @@ be read. All others, `predicted` among them, are passed over.
 """
 
 import csv
+import hashlib
 import io
 import logging
 import statistics
@@ -19,7 +20,16 @@ from .errors import shorten
 from .files import write_text
 from .text import abbreviate
 
-__all__ = ["Predictions", "align", "name_columns", "read_predictions", "reorder", "write_cells", "write_predictions"]
+__all__ = [
+    "Predictions",
+    "align",
+    "checksum_predictions",
+    "name_columns",
+    "read_predictions",
+    "reorder",
+    "write_cells",
+    "write_predictions",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -62,6 +72,15 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
+    write_text(path, _format_predictions(predictions))
+
+
+def checksum_predictions(predictions: Predictions) -> str:
+    """SHA-256 of the file that `write_predictions` writes."""
+    return hashlib.sha256(_format_predictions(predictions).encode(errors="backslashreplace")).hexdigest()
+
+
+def _format_predictions(predictions: Predictions) -> str:
     known = {"file": predictions.files}
     if predictions.targets is not None:
         known["class"] = [predictions.classes[target] for target in predictions.targets.tolist()]
@@ -72,7 +91,7 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
     writer.writerow([*known, *name_columns(predictions.classes)])
     for *cells, probs in zip(*known.values(), predictions.probs, strict=True):
         writer.writerow([*cells, *write_cells(probs, predictions.classes)])
-    write_text(path, lines.getvalue())
+    return lines.getvalue()
 
 
 def read_predictions(path: str | Path) -> Predictions:

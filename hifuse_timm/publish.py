@@ -8,9 +8,11 @@ import timm
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.utils import validate_repo_id
 
-from .checkpoint import check_finite, save_weights
+from .calibration import Calibration, check_measured, read_calibration
+from .checkpoint import check_finite, checksum_weights, save_weights
 from .datasets import DATASETS, Dataset, read_dataset
 from .errors import first_line, shorten
+from .fields import CHECKSUM, check_fields
 from .files import check_replaceable, replacing_folder, sha256, write_json
 from .hub import NAMESPACE, hide_secrets, redact
 from .loading import Trained, load_trained
@@ -21,6 +23,7 @@ from .text import abbreviate
 __all__ = ["publish"]
 
 _PUBLISHED_NAMES = {"README.md", "config.json", "model.safetensors"}
+_CALIBRATION_NAME = "calibration.json"
 
 
 def publish(
@@ -33,6 +36,7 @@ def publish(
     class_map: str | Path | None = None,
     model_kwargs: dict | None = None,
     metrics: str | Path | None = None,
+    calibration: str | Path | None = None,
     repo_id: str | None = None,
     private: bool = False,
     dry_run: str | Path | None = None,
@@ -53,6 +57,7 @@ def publish(
         model_kwargs: Further arguments of the network, over those in the checkpoint.
         metrics: JSON file of an object whose numbers become the card's metrics; what `evaluate` and `average` write
             also gives the card their intervals and the paper's metrics. Anything else in it is left out.
+        calibration: What `calibrate` wrote for this checkpoint, which becomes calibration.json of the repository.
         repo_id: Repository. For a dataset of the paper `NAMESPACE/model_name.dataset` by default; for others it must
             be given.
         private: Whether a new repository is private.
@@ -62,8 +67,8 @@ def publish(
         Address of the commit, or the directory of a dry run.
 
     Raises:
-        ValueError: If a name, a tag, the repository id, the dataset, the metrics or the weights are not what they
-            should be, or the classes of the weights are not those of the dataset.
+        ValueError: If a name, a tag, the repository id, the dataset, the metrics, the calibration or the
+            weights are not what they should be, or the classes of the weights are not those of the dataset.
         OSError: If a file is missing, a directory in the way, no token given, or the upload failed.
     """
     known = timm.list_models("hifuse_*")
@@ -72,6 +77,8 @@ def publish(
     tag, data = _find_dataset(dataset, data_dir)
     repo_id = _find_repo_id(repo_id, model_name, tag)
     results, evaluation = ({}, {}) if metrics is None else _read_metrics(Path(metrics), model_name, tag)
+    rules = None if calibration is None else read_calibration(calibration)
+    _check_calibrated(evaluation, metrics, rules)
     if dry_run is not None:
         check_replaceable(dry_run, _list_published)
     elif get_token() is None:
@@ -87,7 +94,10 @@ def publish(
     )
     _check_classes(trained, checkpoint, tag, data)
     check_finite(trained.model.state_dict())
-    publication = _Publication(repo_id, tag, data, trained, results, evaluation)
+    if rules is not None:
+        weights = checksum_weights(trained.model.state_dict())
+        rules = rules.matched_to(list(data.labels), [weights], [trained.data_config])
+    publication = _Publication(repo_id, tag, data, trained, results, evaluation, rules)
     if dry_run is None:
         return _upload(publication, private)
     with replacing_folder(dry_run, _list_published) as directory:
@@ -105,14 +115,27 @@ class _Publication:
     trained: Trained
     results: dict[str, float]
     evaluation: dict
+    calibration: Calibration | None
 
     def write(self, directory: Path) -> None:
-        """Write the repository's files, the card with the checksum of the weights last."""
+        """Write the repository's files, the card with the checksums of the weights and the calibration last."""
         weights = directory / "model.safetensors"
         save_weights(self.trained.model.state_dict(), weights)
         write_json(directory / "config.json", _make_config(self.trained, self.tag, self.data))
+        files = [weights]
+        if self.calibration is not None:
+            files.append(directory / _CALIBRATION_NAME)
+            write_json(files[-1], self.calibration.content)
+        checksums = {file.name: sha256(file) for file in files}
         card = make_card(
-            self.repo_id, self.trained, self.tag, self.data, self.results, self.evaluation, sha256(weights)
+            self.repo_id,
+            self.trained,
+            self.tag,
+            self.data,
+            self.results,
+            self.evaluation,
+            self.calibration,
+            checksums,
         )
         card.save(directory / "README.md")
 
@@ -152,6 +175,20 @@ def _read_metrics(path: Path, model_name: str, tag: str) -> tuple[dict[str, floa
     if measured != f"{model_name} on {tag}":
         raise ValueError(f"metrics {path} are of {abbreviate(measured, 80)}, expected those of {model_name} on {tag}")
     return results, content
+
+
+def _check_calibrated(evaluation: dict, metrics: str | Path | None, calibration: Calibration | None) -> None:
+    """Check that metrics of calibrated probabilities are published with that calibration."""
+    if evaluation.get("calibration") is None:
+        return
+    what, writer = f"metrics {metrics}", "evaluate --calibration writes"
+    check_fields(evaluation, {"calibration": {"checksum": CHECKSUM}}, what, writer)
+    if calibration is None or evaluation["calibration"]["checksum"] != calibration.checksum:
+        raise ValueError(
+            f"{what} are of probabilities that were calibrated: expected the calibration that evaluate was "
+            "given (--calibration)"
+        )
+    check_measured(evaluation["calibration"], calibration.content, what, "calibration.", writer)
 
 
 def _check_classes(trained: Trained, checkpoint: str | Path, tag: str, data: Dataset) -> None:
@@ -212,10 +249,13 @@ def _upload(publication: _Publication, private: bool) -> str:
 
 
 def _list_published(directory: Path) -> set[str]:
-    """The files of an earlier dry run: all three, the card with the checksum of the weights."""
+    """The files of an earlier dry run: all of them, the card with the checksums of the weights and the calibration."""
     try:
         card = (directory / "README.md").read_text(encoding="utf-8")
         ours = (directory / "config.json").is_file() and sha256(directory / "model.safetensors") in card
     except (OSError, UnicodeDecodeError):
         ours = False
-    return _PUBLISHED_NAMES if ours else set()
+    if not ours:
+        return set()
+    calibration = directory / _CALIBRATION_NAME
+    return _PUBLISHED_NAMES | ({calibration.name} if calibration.is_file() and sha256(calibration) in card else set())

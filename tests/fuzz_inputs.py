@@ -106,6 +106,8 @@ class Originals:
         average: What `average --json` wrote.
         predictions: What `evaluate --predictions` wrote.
         published: What `publish --dry-run` wrote, by name.
+        validation: A table as `evaluate --predictions` writes it of val.
+        calibration: What `calibrate` made of that.
         datasets: Of each dataset its files by path; those of an archive by the archive's name and their own.
     """
 
@@ -115,6 +117,8 @@ class Originals:
     average: dict
     predictions: str
     published: dict[str, bytes]
+    validation: str
+    calibration: dict
     datasets: dict[str, dict[str, dict[str, bytes]]]
 
     @classmethod
@@ -134,6 +138,8 @@ class Originals:
         save_pickle(checkpoints["hifuse_tiny"], folder / "sound.pth.tar")
         checkpoints["authors"] = dict(net=narrow_authors_state_dict())
         path, other, average = (folder / name for name in ("run.json", "other.json", "average.json"))
+        validation, calibration = folder / "validation.csv", folder / "calibration.json"
+        validation.write_text(simulate_predictions(rng))
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             evaluate = evaluate_data(folder / "data", path, folder / "sound.pth.tar").arguments
             main([*evaluate, "--predictions", str(folder / "predictions.csv")])
@@ -142,10 +148,22 @@ class Originals:
             main(["average", str(path), str(other), "--json", str(average)])
             publish = publish_metrics(folder / "sound.pth.tar").arguments
             main([*publish[:-1], str(folder / "published")])
+            options = ["--out", str(calibration), "--undecided-below", "0.6", "--resamples", "9"]
+            main(["calibrate", "--predictions", str(validation), *options])
         published = {path.name: path.read_bytes() for path in (folder / "published").iterdir()}
         predictions = (folder / "predictions.csv").read_text()
         datasets = {tag: read_miniature(tag) for tag in MINIATURES}
-        return cls(folder, checkpoints, run, json.loads(average.read_text()), predictions, published, datasets)
+        return cls(
+            folder,
+            checkpoints,
+            run,
+            json.loads(average.read_text()),
+            predictions,
+            published,
+            validation.read_text(),
+            json.loads(calibration.read_text()),
+            datasets,
+        )
 
     def copy_data(self, folder: Path) -> Path:
         """A dataset of an input's own."""
@@ -163,6 +181,17 @@ def make_checkpoint(name: str) -> dict:
     args |= dict(model_kwargs=NETWORKS[name] | dict(drop_path_rate=0.1))
     averaged = {key: value.clone() for key, value in state_dict.items()}
     return dict(epoch=1, arch=name, state_dict=state_dict, state_dict_ema=averaged, args=args, version=2, metric=0.5)
+
+
+def simulate_predictions(rng: np.random.Generator) -> str:
+    """A table of predictions for images of two classes, three in four of them right, two of each patient."""
+    lines = [f"file,class,group,predicted,{','.join(f'p_{name}' for name in COVID_CLASSES)}"]
+    for i in range(24):
+        first = 0.5 + (0.5 - i % 2) * rng.uniform(-0.3, 0.9)
+        lines.append(
+            f"val/{COVID_CLASSES[i % 2]}/{i}.png,{COVID_CLASSES[i % 2]},{i // 2},x,{first:.9g},{1 - first:.9g}"
+        )
+    return "\n".join([*lines, ""])
 
 
 def read_miniature(tag: str) -> dict[str, dict[str, bytes]]:
@@ -612,16 +641,37 @@ def fuzz_image(originals: Originals, folder: Path, rng: random.Random) -> Comman
 
 
 def fuzz_run(originals: Originals, folder: Path, rng: random.Random) -> Command:
-    """Files of runs, averages and metrics, and of predictions."""
+    """Files of runs, averages and metrics, of predictions, and of calibrations."""
     if rng.random() < 0.3:
         (folder / "in.csv").write_bytes(change_text(originals.predictions, rng))
         tables = ["in.csv", str(originals.folder / "predictions.csv")]
         return Command(["compare", *rng.sample(tables, 2), "--resamples", "9", "--json", "out.json"], "out.json")
+    if rng.random() < 0.4:
+        return fuzz_calibration(originals, folder, rng)
     average = rng.random() < 0.2
     write_json(folder / "in.json", originals.average if average else originals.run, rng)
     if average or rng.random() < 0.5:
         return publish_metrics(originals.folder / "sound.pth.tar", "--metrics", "in.json")
     return Command(["average", "in.json", str(originals.folder / "other.json"), "--json", "out.json"], "out.json")
+
+
+def fuzz_calibration(originals: Originals, folder: Path, rng: random.Random) -> Command:
+    """Calibrations, and the tables of predictions that they are fitted to."""
+    if rng.random() < 0.4:
+        (folder / "in.csv").write_bytes(change_text(originals.validation, rng))
+        options = ["--out", "out.json", "--undecided-share", "0.5", "--resamples", "9"]
+        return Command(["calibrate", "--predictions", "in.csv", *options], "out.json")
+    write_json(folder / "in.json", originals.calibration, rng)
+    data, sound = originals.folder / "data", originals.folder / "sound.pth.tar"
+    command = rng.choice(
+        (
+            evaluate_data(data, "out.json", sound),
+            predict_images([str(data / "test/CT_COVID/0.png")], sound),
+            publish_metrics(sound),
+        )
+    )
+    command.arguments.extend(["--calibration", "in.json"])
+    return command
 
 
 def fuzz_published(originals: Originals, folder: Path, rng: random.Random) -> Command:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 
 import torch
 
-from ..bootstrap import draw_weights, percentile_interval
+from ..bootstrap import check_resampling, count_groups, draw_weights, percentile_interval
 from ..calibration import TEMPERATURES, UNDECIDED, Calibration, checksum_names
 from ..errors import require, shorten
 from ..fields import CHECKSUM, TEXT, check_fields, or_null
@@ -29,6 +29,9 @@ __all__ = ["calibrate"]
 _logger = logging.getLogger(__name__)
 
 _LEVEL = 0.95
+
+# How images reach a network, as timm names the settings and runs have them.
+_TRANSFORM = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
 
 
 def calibrate(
@@ -71,8 +74,7 @@ def calibrate(
         RuntimeError: If a library is missing.
     """
     scipy = require("scipy", "medical")
-    if resamples < 1:
-        raise ValueError(f"resamples {resamples} is too small: expected 1 or more")
+    check_resampling(resamples)
     table = _without_zeros(read_predictions(predictions), predictions)
     _check_truth(table, predictions)
     fitted_on = _find_origin(table, predictions, run)
@@ -87,19 +89,14 @@ def calibrate(
         for k, name in enumerate(table.classes)
         if name in aims
     }
-    if undecided_share is not None:
-        undecided_below = find_bound(calibrated.amax(1), undecided_share)
-    thresholds = {name: _choose(choice, table, name, aims[name]) for name, choice in choices.items()}
-    calibration = replace(calibration, thresholds=thresholds, undecided_below=undecided_below)
-
-    fits = [weighted_temperature(table.probs, table.targets), *choices.values()]
-    draws = draw_weights(len(table.files), resamples, seed, table.groups)
-    resampled = torch.cat([torch.stack([fit(times) for fit in fits]) for times in draws], dim=1)  # fits R
-    temperature_interval, *threshold_intervals = [percentile_interval(values, _LEVEL) for values in resampled]
-    measured = measure_calibration(
-        calibration, table.probs, table.targets, table.groups, resamples=resamples, seed=seed, level=_LEVEL
+    calibration = replace(
+        calibration,
+        thresholds={name: _choose(choice, table, name, aims[name]) for name, choice in choices.items()},
+        undecided_below=undecided_below if undecided_share is None else find_bound(calibrated.amax(1), undecided_share),
     )
-    unit = "images" if table.groups is None else "groups"
+    bootstrap = dict(groups=table.groups, resamples=resamples, seed=seed)
+    fits = [weighted_temperature(table.probs, table.targets), *choices.values()]
+    temperature_interval, *threshold_intervals = _find_intervals(fits, len(table.files), **bootstrap)
     return dict(
         kind="calibration",
         classes=table.classes,
@@ -107,12 +104,14 @@ def calibrate(
         temperature_interval=None if temperature is None else temperature_interval,
         thresholds={
             name: dict(aim=aims[name].name, wanted=aims[name].wanted, threshold=threshold, threshold_interval=interval)
-            for (name, threshold), interval in zip(thresholds.items(), threshold_intervals, strict=True)
+            for (name, threshold), interval in zip(calibration.thresholds.items(), threshold_intervals, strict=True)
         },
-        undecided_below=undecided_below,
-        measured=measured,
-        intervals=dict(level=_LEVEL, unit=unit, resamples=resamples, seed=seed),
-        counts=dict(images=len(table.files), groups=None if table.groups is None else len(set(table.groups))),
+        undecided_below=calibration.undecided_below,
+        measured=measure_calibration(calibration, table.probs, table.targets, **bootstrap, level=_LEVEL),
+        intervals=dict(
+            level=_LEVEL, unit="images" if table.groups is None else "groups", resamples=resamples, seed=seed
+        ),
+        counts=dict(images=len(table.files), groups=None if table.groups is None else count_groups(table.groups)),
         fitted_on=fitted_on,
         versions=dict(hifuse_timm=__version__, torch=torch.__version__, scipy=scipy.__version__),
     )
@@ -149,7 +148,7 @@ def _check_truth(table: Predictions, path: str | Path) -> None:
 def _find_origin(table: Predictions, path: str | Path, run: str | Path | None) -> dict:
     """What predictions are of, as far as that is known: network, dataset and split, which must not be test."""
     checksum = sha256(Path(path))
-    origin = dict.fromkeys(("weights", "model", "checkpoint", "dataset"))
+    origin = dict.fromkeys(("weights", "transform", "model", "checkpoint", "dataset"))
     split = _find_split(table)
     if run is None:
         _logger.warning(
@@ -158,9 +157,11 @@ def _find_origin(table: Predictions, path: str | Path, run: str | Path | None) -
         )
     else:
         content = _read_run(Path(run), path, checksum)
-        split, checkpoint = content["split"], content["conditions"]["checkpoint"]
+        split, conditions = content["split"], content["conditions"]
+        checkpoint = conditions["checkpoint"]
         origin |= dict(
-            weights=content["conditions"]["weights"],
+            weights=conditions["weights"],
+            transform={key: conditions[key] for key in _TRANSFORM if key in conditions},
             model=content["architecture"],
             checkpoint=None if checkpoint is None else Path(checkpoint).name,  # its folder is nobody else's business
             dataset=content["dataset"],
@@ -184,7 +185,7 @@ def _read_run(path: Path, predictions: str | Path, checksum: str) -> dict:
     if content.get("calibration") is not None:
         raise ValueError(f"run {path} is calibrated already: expected one of evaluate without --calibration")
     fields = {"predictions": CHECKSUM, "conditions": {"weights": CHECKSUM, "checkpoint": or_null(TEXT)}}
-    check_fields(content, fields, f"run {path}", "evaluate writes since version 0.2")
+    check_fields(content, fields, f"run {path}", "evaluate writes")
     if content["predictions"] != checksum:
         raise ValueError(
             f"predictions {predictions} are not those of run {path}, or were changed since: expected what evaluate "
@@ -258,3 +259,16 @@ def _choose(choice: Callable[[torch.Tensor], torch.Tensor], table: Predictions, 
             "have the highest probability of it; ask for less"
         )
     return threshold
+
+
+def _find_intervals(
+    fits: Sequence[Callable[[torch.Tensor], torch.Tensor]],
+    num_images: int,
+    groups: Sequence[str] | None,
+    resamples: int,
+    seed: int,
+) -> list[list[float] | None]:
+    """The interval of what each function finds in resamples."""
+    draws = draw_weights(num_images, resamples, seed, groups)
+    found = torch.cat([torch.stack([fit(times) for fit in fits]) for times in draws], dim=1)  # fits R
+    return [percentile_interval(values, _LEVEL) for values in found]

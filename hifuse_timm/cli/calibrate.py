@@ -9,6 +9,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 
 from ..errors import require
 from ..files import check_writable, write_json
+from .options import add_resampling
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -47,8 +48,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     undecided.add_argument(
         "--undecided-share", type=float, metavar="SHARE", help="the bound under which this share of images is, or less"
     )
-    parser.add_argument("--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (default: 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    add_resampling(parser, choose=False)
 
 
 def _split_share(text: str) -> tuple[str, float]:

@@ -13,7 +13,7 @@ from argparse import ArgumentParser, Namespace
 from ..errors import require
 from ..files import check_writable, write_json
 from ..runs import METRICS
-from .options import add_class_map, add_inference, add_resampling, add_use_ema, inference_options
+from .options import add_calibration, add_class_map, add_inference, add_resampling, add_use_ema, inference_options
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -55,6 +55,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--predictions", metavar="FILE.csv", help="write true and predicted class and probabilities by image"
     )
     parser.add_argument("--plots", metavar="DIR", help="draw confusion matrix, ROC curves and reliability diagram")
+    add_calibration(parser, "metrics of calibrated probabilities, and what its thresholds reach")
     add_inference(parser)
     parser.add_argument(
         "--group-column",
@@ -92,6 +93,7 @@ def run(args: Namespace) -> None:
         **inference_options(args),
         group_column=args.group_column,
         resample=args.resample,
+        calibration=args.calibration,
         resamples=args.resamples,
         seed=args.seed,
         by=args.by,

@@ -45,6 +45,11 @@ def add_resampling(parser: ArgumentParser, choose: bool = True) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
 
 
+def add_calibration(parser: ArgumentParser, use: str) -> None:
+    """Define --calibration: what calibrate wrote for a network, and what it is used for."""
+    parser.add_argument("--calibration", metavar="FILE.json", help=f"what calibrate wrote for this network: {use}")
+
+
 def add_inference(parser: ArgumentParser) -> None:
     """Define what evaluate and predict have in common: how images reach a network, and how it is computed."""
     parser.add_argument("--fuse", action="store_true", help="fold the network for inference first; the outputs stay")

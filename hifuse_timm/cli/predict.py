@@ -12,7 +12,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 
 from ..text import printable
-from .options import add_class_map, add_inference, add_use_ema, inference_options
+from .options import add_calibration, add_class_map, add_inference, add_use_ema, inference_options
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -51,6 +51,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--tta", action="store_true", help="average over each image as it is, mirrored, upside down, and both"
     )
+    add_calibration(parser, "calibrated probabilities, and columns for what is decided by them")
     add_inference(parser)
 
 
@@ -75,6 +76,7 @@ def run(args: Namespace) -> int:
         data_dir=args.data_dir,
         use_ema=args.use_ema,
         tta=args.tta,
+        calibration=args.calibration,
         **inference_options(args),
     )
     if summary is None:

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 
 from ..datasets import DATASETS
 from ..hub import NAMESPACE
-from .options import add_class_map, add_model_kwargs, add_use_ema
+from .options import add_calibration, add_class_map, add_model_kwargs, add_use_ema
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -41,6 +41,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="results for the card: what evaluate or average wrote, or an object whose numbers are the metrics, as "
         '{"accuracy": 0.83, "f1": 0.73}; what is no number is left out',
     )
+    add_calibration(parser, "shipped as calibration.json, and described in the card")
     parser.add_argument(
         "--repo-id", metavar="ID", help=f"repository; {NAMESPACE}/MODEL.TAG by default, for the paper's data alone"
     )
@@ -63,6 +64,7 @@ def run(args: Namespace) -> None:
         class_map=args.class_map,
         model_kwargs=args.model_kwargs,
         metrics=args.metrics,
+        calibration=args.calibration,
         repo_id=args.repo_id,
         private=args.private,
         dry_run=args.dry_run,

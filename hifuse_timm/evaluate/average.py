@@ -57,6 +57,9 @@ def average(
                 f"run {run} has the classes {shorten(content['per_class'])}, {runs[0]} has "
                 f"{shorten(first['per_class'])}: average like runs"
             )
+        if ("calibration" in content) != ("calibration" in first):
+            calibrated, other = (run, runs[0]) if "calibration" in content else (runs[0], run)
+            raise ValueError(f"run {calibrated} is of calibrated probabilities, {other} is not: average like runs")
         if content in contents[:i]:
             raise ValueError(f"run {run} is the same as {runs[contents.index(content)]}: give each run once")
 

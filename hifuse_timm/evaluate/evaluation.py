@@ -14,6 +14,7 @@ import timm
 import torch
 
 from ..bootstrap import check_resampling
+from ..checkpoint import checksum_weights
 from ..datasets import read_description
 from ..errors import require, shorten
 from ..files import save_figure
@@ -21,8 +22,9 @@ from ..image_folders import ImageFolder, find_images
 from ..inference import Predicted, batched, check_options, fold, predict_files
 from ..loading import find_device, load_trained
 from ..paper import paper_result
-from ..predictions import Predictions, write_predictions
+from ..predictions import Predictions, checksum_predictions, write_predictions
 from ..version import __version__
+from .calibrating import measure_calibrated, read_calibration_of_others
 from .columns import Columns
 from .measuring import measure, measure_subgroups
 
@@ -43,6 +45,7 @@ class Evaluation:
         probs: Probability of each class for each image, (N, K), float64.
         targets: Class index of each image, (N,).
         groups: Name of each image's group, as of its patient; None where none are named.
+        uncalibrated: The network's own probabilities, (N, K), where `probs` are calibrated ones; None where not.
     """
 
     result: dict
@@ -51,10 +54,16 @@ class Evaluation:
     probs: torch.Tensor
     targets: torch.Tensor
     groups: list[str] | None = None
+    uncalibrated: torch.Tensor | None = None
+
+    @property
+    def predictions(self) -> Predictions:
+        """What the network says of the images."""
+        return Predictions(self.files, self.classes, self.probs, self.targets, self.groups)
 
     def save_predictions(self, path: str | Path) -> None:
         """Write each image's true class, group, predicted class and probabilities as CSV."""
-        write_predictions(path, Predictions(self.files, self.classes, self.probs, self.targets, self.groups))
+        write_predictions(path, self.predictions)
 
     def save_plots(self, directory: str | Path) -> list[Path]:
         """Write confusion_matrix.png, roc.png and reliability.png to a folder, made where it is missing.
@@ -101,6 +110,7 @@ def evaluate(
     std: list[float] | None = None,
     group_column: str | None = None,
     resample: str | None = None,
+    calibration: str | Path | None = None,
     resamples: int = 2000,
     seed: int = 0,
     by: Sequence[str] = (),
@@ -136,6 +146,8 @@ def evaluate(
         group_column: Column of `splits.csv` that says which images belong together, as those of a patient; by default
             `subject` or else `group`, as `prepare` writes them, where they name some that do.
         resample: What the bootstrap draws, `groups` or `images`; by default groups where there are some.
+        calibration: What `calibrate` wrote for this network on other images: all that is measured, and the predictions,
+            are of calibrated probabilities, and `calibration` in the result says what the calibration does.
         resamples: Resamples of the bootstrap.
         seed: Seed of the bootstrap; all else is deterministic.
         by: Columns of `splits.csv` whose values are measured each for itself, as `site`; of numbers in bands, as
@@ -143,7 +155,8 @@ def evaluate(
 
     Raises:
         ValueError: If an argument is not valid, the classes do not fit the network, the checkpoint is of another
-            network, an image cannot be read or has no group, or the network's outputs are not finite.
+            network, an image cannot be read or has no group, the network's outputs are not finite, or the calibration
+            is of another network or was fitted on these images.
         OSError: If a folder or a file is missing, or the weights cannot be had.
         RuntimeError: If a library is missing, timm does not know the model, or it has no pretrained weights.
     """
@@ -159,6 +172,8 @@ def evaluate(
     columns = Columns(data_dir, files)
     groups = columns.find_groups(group_column, resample)
     subgroups = {of: columns.find_subgroups(of) for of in by}
+    if calibration is not None:
+        calibration = read_calibration_of_others(calibration, files, description.get("name"), split)
     trained = load_trained(
         model,
         checkpoint,
@@ -178,12 +193,20 @@ def evaluate(
             f"{data_dir / split} has folders of other classes, {shorten(unknown)}: expected those that are "
             f"{trained.origins['classes']}, {shorten(trained.class_names)}"
         )
+    weights = checksum_weights(trained.model.state_dict())
+    if calibration is not None:
+        calibration = calibration.matched_to(trained.class_names, [weights], [trained.data_config])
     if fuse:
         fold(trained)
     batches = batched((path for path, _ in images.samples), batch_size)
     predicted = predict_files(batches, [trained], device=device, precision=precision, workers=workers)
     probs = _predict(predicted, len(images.samples), data_dir)
     targets = torch.tensor([trained.class_names.index(name) for _, name in images.samples])
+    uncalibrated, origins, calibrated = None, trained.origins, {}
+    if calibration is not None:
+        calibrated = dict(calibration=measure_calibrated(calibration, probs, targets, groups, resamples, seed))
+        uncalibrated, probs = probs, calibration.apply(probs)
+        origins = origins | dict(probabilities=f"calibrated by {calibration.path}")
     measured = {
         of: measure_subgroups(images_of, probs, targets, groups, resamples, seed) for of, images_of in subgroups.items()
     }
@@ -196,10 +219,12 @@ def evaluate(
         dataset=description.get("name"),
         title=description.get("title") or data_dir.absolute().name,
         split=split,
-        origins=trained.origins,
+        origins=origins,
+        **calibrated,
         paper=paper_result(trained.model.pretrained_cfg["architecture"], description.get("name")),
         conditions=dict(
             checkpoint=None if checkpoint is None else str(checkpoint),
+            weights=weights,
             use_ema=trained.checkpoint is not None and trained.checkpoint.averaged,
             fuse=fuse,
             precision=precision,
@@ -213,7 +238,9 @@ def evaluate(
             torchmetrics=torchmetrics.__version__,
         ),
     )
-    return Evaluation(result, files, list(trained.class_names), probs, targets, groups)
+    evaluation = Evaluation(result, files, list(trained.class_names), probs, targets, groups, uncalibrated)
+    result["predictions"] = checksum_predictions(evaluation.predictions)
+    return evaluation
 
 
 def _find_images(data_dir: Path, split: str) -> ImageFolder:

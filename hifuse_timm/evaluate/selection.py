@@ -41,6 +41,8 @@ def pick_best(
     """
     if metric not in METRICS:
         raise ValueError(f"metric {metric!r} is not known: expected one of {', '.join(METRICS)}")
+    if options.get("calibration") is not None:
+        raise ValueError(f"calibration is of one checkpoint, and metric {metric} picks the best of several: pick first")
     if len(checkpoints) < 2:
         raise ValueError(f"metric {metric} picks the best of several checkpoints: {len(checkpoints)} given")
     if split == "test":

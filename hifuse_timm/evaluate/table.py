@@ -2,6 +2,7 @@
 
 from textwrap import fill
 
+from ..operating_points import format_calibration
 from ..runs import CLASS_METRICS, METRICS
 from ..tables import METRIC_NAMES, format_interval, format_percent, format_table
 from ..text import abbreviate, printable
@@ -57,6 +58,7 @@ def format_result(result: dict) -> str:
                 for by, of_column in result.get("subgroups", {}).items()
                 for line in ("", _format_by(by, of_column))
             ),
+            *(["", format_calibration(result["calibration"])] if "calibration" in result else []),
         ]
     )
 

@@ -13,6 +13,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from ..calibration import Calibration, read_calibration
 from ..checkpoint import checksum_weights
 from ..errors import require, shorten
 from ..image_folders import is_image, walk_files
@@ -68,6 +69,7 @@ def predict(
     crop_pct: float | None = None,
     mean: list[float] | None = None,
     std: list[float] | None = None,
+    calibration: str | Path | None = None,
 ) -> Summary | None:
     """Write the predicted class of images and the probability of each class as CSV.
 
@@ -98,13 +100,16 @@ def predict(
         crop_pct: Share of the resized image's side that the centre crop keeps.
         mean: Mean of the normalisation, one value or one a channel.
         std: Standard deviation of the normalisation, one value or one a channel.
+        calibration: What `calibrate` wrote for this network: the probabilities are calibrated, and what is decided by
+            them has columns of its own.
 
     Returns:
         What became of the images; None in the other processes of torchrun.
 
     Raises:
         ValueError: If an argument is not valid, nothing names the classes, checkpoints differ in them, there are no
-            images, a table to go on with was begun otherwise, or a network's outputs are not finite.
+            images, a table to go on with was begun otherwise, the calibration is of another network, or a network's
+            outputs are not finite.
         OSError: If a file is missing, the weights cannot be had, or the table cannot be written.
         RuntimeError: If a library is missing, the model has no pretrained weights, or images came or went meanwhile.
     """
@@ -130,12 +135,22 @@ def predict(
         if rank == 0:
             check_table(out, resume)
             total = _count_images(sources)
+        rules = None if calibration is None else read_calibration(calibration)
         device = take_device(device)
         networks = [load(checkpoint, device=device) for checkpoint in checkpoints or [None]]
         names = _agree_on_classes(networks, checkpoints)
+        described = [_describe(network) for network in networks]
+        if rules is not None:
+            weights = [network["weights"] for network in described]
+            rules = rules.matched_to(names, weights, [network.data_config for network in networks])
+            if tta:
+                _logger.warning(
+                    f"calibration {calibration} is of images as they are, and tta averages over their flips"
+                )
         settings = dict(
             sources=sources,
-            networks=[_describe(network) for network in networks],
+            networks=described,
+            calibration=None if rules is None else rules.checksum,
             **dict(tta=tta, fuse=fuse, device=device.type, precision=precision, batch_size=batch_size),
         )
         if fuse:
@@ -143,7 +158,7 @@ def predict(
                 fold(network)
         table = None
         if rank == 0:
-            table = Table(out, ["path", *name_columns(names), "error"], settings)
+            table = Table(out, ["path", *_name_columns(names, rules), "error"], settings)
             done = table.go_on(_find_images(sources), batch_size) if resume and out.exists() else table.begin()
             broadcast((done, total))
 
@@ -151,7 +166,7 @@ def predict(
         batches = islice(batched(_find_images(sources), batch_size), done // batch_size + rank, None, num_processes)
         predictions = predict_files(batches, networks, device=device, precision=precision, workers=workers, flips=tta)
         rounds = math.ceil((total - done) / (batch_size * num_processes))
-        _fill(table, predictions, names, rounds, done, total)
+        _fill(table, predictions, names, rules, rounds, done, total)
         if table is None:
             return None
         seconds = time.perf_counter() - started
@@ -160,7 +175,13 @@ def predict(
 
 
 def _fill(
-    table: Table | None, predictions: Iterator[Predicted], classes: Sequence[str], rounds: int, done: int, total: int
+    table: Table | None,
+    predictions: Iterator[Predicted],
+    classes: Sequence[str],
+    rules: Calibration | None,
+    rounds: int,
+    done: int,
+    total: int,
 ) -> None:
     """Write the table's rows, a batch of each process in each round, in the order of the processes."""
     from tqdm import tqdm
@@ -171,7 +192,7 @@ def _fill(
     ):
         for _ in range(rounds):
             batch = next(predictions, None)
-            for rows in gather([] if batch is None else _make_rows(batch, classes)):
+            for rows in gather([] if batch is None else _make_rows(batch, classes, rules)):
                 table.write(rows)
                 progress.update(len(rows))
 
@@ -219,9 +240,17 @@ def _describe(network: Trained) -> dict:
     return dict(model=network.name, arguments=arguments, weights=checksum_weights(network.model.state_dict()))
 
 
-def _make_rows(batch: Predicted, classes: Sequence[str]) -> list[list[str]]:
-    empty = [""] * len(name_columns(classes))
-    return [
-        [file, *(write_cells(probs, classes) if fault is None else empty), fault or ""]
-        for file, probs, fault in zip(batch.files, batch.probs, batch.faults, strict=True)
-    ]
+def _name_columns(classes: Sequence[str], calibration: Calibration | None) -> list[str]:
+    return [*name_columns(classes), *([] if calibration is None else calibration.name_columns())]
+
+
+def _make_rows(batch: Predicted, classes: Sequence[str], calibration: Calibration | None) -> list[list[str]]:
+    probs = batch.probs if calibration is None else calibration.apply(batch.probs)
+    rows = []
+    for file, image, fault in zip(batch.files, probs, batch.faults, strict=True):
+        if fault is None:
+            decisions = [] if calibration is None else calibration.write_cells(image)
+            rows.append([file, *write_cells(image, classes), *decisions, ""])
+        else:
+            rows.append([file, *[""] * len(_name_columns(classes, calibration)), fault])
+    return rows
