@@ -31,6 +31,7 @@ from .hifuse import HiFuse
 from .hub import check_tag
 from .image_folders import find_class_names
 from .text import abbreviate
+from .train_args import CROP_MODES
 
 __all__ = ["PRECISIONS", "Trained", "find_device", "image_mode", "load_trained"]
 
@@ -92,6 +93,7 @@ def load_trained(
     model_kwargs: dict | None = None,
     img_size: int | None = None,
     crop_pct: float | None = None,
+    crop_mode: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Trained:
@@ -118,6 +120,8 @@ def load_trained(
         model_kwargs: Further arguments of the network, over those in the checkpoint.
         img_size: Pixels a side that the network sees.
         crop_pct: Share of the resized image's side that the centre crop keeps.
+        crop_mode: One of `CROP_MODES`, how an image of another shape is fitted: its shorter side resized and its middle
+            cut out, both sides resized, or its longer side resized and the rest filled.
         mean: Mean of the normalisation, one value or one a channel.
         std: Standard deviation of the normalisation, one value or one a channel.
 
@@ -131,13 +135,15 @@ def load_trained(
         raise ValueError("use_ema needs a checkpoint of train.py, which keeps averaged weights: give checkpoint")
     if "num_classes" in (model_kwargs or {}):
         raise ValueError("model_kwargs has num_classes, which the weights say themselves: leave it out")
+    if crop_mode not in (None, *CROP_MODES):
+        raise ValueError(f"crop_mode {crop_mode!r} is not known: expected one of {', '.join(CROP_MODES)}")
     device = find_device(device)
     architecture, base = _resolve_name(name)
     loaded = None if checkpoint is None else read_checkpoint(checkpoint, use_ema)
     args = {} if loaded is None else _take_args(loaded.training_args, architecture, checkpoint)
     description = {} if data_dir is None else read_description(data_dir)
     find_names = partial(find_class_names, data_dir, description, class_map, args.get("class_map"), folders, classes)
-    given = dict(img_size=img_size, crop_pct=crop_pct, mean=mean, std=std)
+    given = dict(img_size=img_size, crop_pct=crop_pct, crop_mode=crop_mode, mean=mean, std=std)
     given = {key: value for key, value in given.items() if value is not None}
     image_args = {key: args[key] for key in _IMAGE_ARGS if key in args} | given
     if img_size is not None:
@@ -317,7 +323,7 @@ def _resolve_transform(model: nn.Module, args: dict, name: str, loaded: Checkpoi
     try:
         config = resolve_input_data_config(model, args, use_test_size=loaded is None)
         if loaded is not None and loaded.training_args:
-            config["crop_mode"] = "center"  # whatever the model's own settings say
+            config["crop_mode"] = args.get("crop_mode", "center")  # whatever the model's own settings say
         return config, create_transform(**config)
     except (ArithmeticError, AssertionError, AttributeError, KeyError, TypeError) as e:
         raise ValueError(f"model {name} has settings of images that timm cannot read ({e!r:.200})") from e

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Collection
 
-__all__ = ["check_train_args"]
+__all__ = ["CROP_MODES", "check_train_args"]
+
+CROP_MODES = ("center", "squash", "border")  # how timm fits an image of another shape into a square
 
 _MOST_VALUES = 1000  # in one argument: lists may hold each other, and then have no end
 
@@ -43,7 +45,7 @@ _EXPECTED = {
     "input_size": _list_of(_SIZE, (3,), "channels, height and width"),
     "img_size": _SIZE,
     "crop_pct": _number(0.1, 2),
-    "crop_mode": _one_of("center", "squash", "border"),
+    "crop_mode": _one_of(*CROP_MODES),
     "mean": _list_of(_number(-1000, 1000), _CHANNELS, "a list of numbers, one or one a channel"),
     "std": _list_of(_number(1e-6, 1000), _CHANNELS, "a list of numbers, one or one a channel"),
     "interpolation": _one_of("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"),

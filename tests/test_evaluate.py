@@ -220,6 +220,29 @@ def test_options_stand_over_the_training(run, data, checkpoint, tmp_path):
     assert sum(row["predicted"] == "AKIEC" for row in rows) > 20  # as the trained weights have it
 
 
+@pytest.mark.parametrize("mode", ["squash", "border"])
+def test_image_of_another_shape_is_fitted_as_asked_for(mode, data, checkpoint, tmp_path):
+    options = [
+        "--crop-mode",
+        mode,
+        "--crop-pct",
+        1.0,
+        "--predictions",
+        tmp_path / "p.csv",
+        "--json",
+        tmp_path / "run.json",
+    ]
+    assert evaluate(data, checkpoint, *options) == 0
+    rows, probs = read_predictions(tmp_path / "p.csv")
+    content = torch.load(checkpoint, weights_only=False)
+    model = timm.create_model("hifuse_tiny", num_classes=7, **NARROW)
+    model.load_state_dict(content["state_dict_ema"])
+    files, args = [row["file"] for row in rows], vars(content["args"]) | dict(crop_pct=1.0)
+    assert np.abs(probs - expected_probabilities(model, data, files, args | dict(crop_mode=mode))).max() < 1e-4
+    assert np.abs(probs - expected_probabilities(model, data, files, args)).max() > 1e-3  # the middle alone
+    assert f"crop 1 ({mode})" in json.loads((tmp_path / "run.json").read_text())["origins"]["images"]
+
+
 def test_any_model_of_timm_is_evaluated(data, tmp_path):
     torch.manual_seed(0)
     model = timm.create_model("test_convnext", num_classes=7)

@@ -236,6 +236,15 @@ def test_size_that_is_given_stands_over_that_of_the_training(save):
     assert load_trained("test_resnet", checkpoint, img_size=80).data_config["input_size"] == (1, 80, 80)
 
 
+def test_images_are_fitted_as_in_the_training_or_as_asked_for(save):
+    checkpoint = save("test_resnet")
+    assert load_trained("test_resnet", checkpoint).data_config["crop_mode"] == "center"
+    trained = load_trained("test_resnet", checkpoint, crop_mode="border")
+    assert trained.data_config["crop_mode"] == "border" and "but for crop_mode" in trained.origins["images"]
+    with pytest.raises(ValueError, match="crop_mode 'middle' is not known: expected one of center, squash, border"):
+        load_trained("test_resnet", checkpoint, crop_mode="middle")
+
+
 def test_checkpoint_of_the_authors_code_is_loaded(tmp_path):
     authors = authors_state_dict("tiny")
     torch.save({"net": authors}, tmp_path / "best.pth")

@@ -308,6 +308,16 @@ def test_classes_are_those_that_are_given_or_published(data, narrow, checkpoint,
     assert {row["predicted"] for row in read_as(tmp_path / "p.csv", names)[0]} <= set(names)
 
 
+def test_image_of_another_shape_is_fitted_as_asked_for(data, checkpoint, tmp_path):
+    Image.fromarray(np.random.RandomState(0).randint(0, 256, (32, 96, 3), dtype=np.uint8)).save(tmp_path / "wide.png")
+    tables = []
+    for mode in ("center", "squash"):
+        command = arguments(tmp_path / "wide.png", [checkpoint], data, tmp_path / f"{mode}.csv", "--crop-mode", mode)
+        assert main(command) == 0
+        tables.append((tmp_path / f"{mode}.csv").read_text())
+    assert tables[0] != tables[1]
+
+
 def read_as(path, names):
     with path.open(newline="", encoding="utf-8") as f:
         rows = list(csv.DictReader(f))

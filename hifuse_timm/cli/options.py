@@ -6,6 +6,7 @@ from timm.utils import ParseKwargs
 
 from ..bootstrap import RESAMPLED
 from ..loading import PRECISIONS
+from ..train_args import CROP_MODES
 
 
 def add_use_ema(parser: ArgumentParser) -> None:
@@ -64,6 +65,11 @@ def add_inference(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--crop-pct", type=float, metavar="X", help="share of the resized side that the crop keeps, likewise"
     )
+    parser.add_argument(
+        "--crop-mode",
+        choices=CROP_MODES,
+        help="how an image of another shape is fitted, likewise: its middle, squashed whole, or whole with a border",
+    )
     parser.add_argument("--mean", type=float, nargs="+", metavar="X", help="mean of the normalisation, likewise")
     parser.add_argument("--std", type=float, nargs="+", metavar="X", help="standard deviation of it, likewise")
 
@@ -71,5 +77,5 @@ def add_inference(parser: ArgumentParser) -> None:
 def inference_options(args: Namespace) -> dict:
     """What `add_inference` defined, as arguments of `evaluate` and `predict`."""
     names = ("fuse", "device", "precision", "batch_size", "workers")
-    names += ("model_kwargs", "img_size", "crop_pct", "mean", "std")
+    names += ("model_kwargs", "img_size", "crop_pct", "crop_mode", "mean", "std")
     return {name: getattr(args, name) for name in names}

@@ -106,6 +106,7 @@ def evaluate(
     model_kwargs: dict | None = None,
     img_size: int | None = None,
     crop_pct: float | None = None,
+    crop_mode: str | None = None,
     mean: list[float] | None = None,
     std: list[float] | None = None,
     group_column: str | None = None,
@@ -141,6 +142,7 @@ def evaluate(
         model_kwargs: Further arguments of the network, over those in the checkpoint.
         img_size: Pixels a side that the network sees.
         crop_pct: Share of the resized image's side that the centre crop keeps.
+        crop_mode: `center`, `squash` or `border`: how an image of another shape is fitted, as `load_trained` has it.
         mean: Mean of the normalisation, one value or one a channel.
         std: Standard deviation of the normalisation, one value or one a channel.
         group_column: Column of `splits.csv` that says which images belong together, as those of a patient; by default
@@ -185,6 +187,7 @@ def evaluate(
         model_kwargs=model_kwargs,
         img_size=img_size,
         crop_pct=crop_pct,
+        crop_mode=crop_mode,
         mean=mean,
         std=std,
     )
