@@ -5,7 +5,7 @@ from argparse import ArgumentParser
 
 from hifuse_timm.files import check_writable
 
-from . import ablation, complexity, report, scaling, throughput, versus
+from . import ablation, accuracy, complexity, report, scaling, throughput, versus
 
 COMMANDS = dict(
     complexity=complexity,
@@ -13,6 +13,7 @@ COMMANDS = dict(
     versus=versus,
     scaling=scaling,
     ablation=ablation,
+    accuracy=accuracy,
     report=report,
 )
 

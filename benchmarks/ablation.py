@@ -21,6 +21,7 @@ from .measure.timing import Spread
 from .networks.specs import build, parse_spec
 from .networks.table3 import CONFIGURATIONS, find_configuration
 from .tables import format_spread, format_table
+from .training.runner import TrainingError
 
 
 @dataclass
@@ -219,7 +220,7 @@ def run_training(args: Namespace) -> int | str:
         ablation_training.run(result, commands)
     except KeyboardInterrupt:
         failure = 130
-    except ablation_training.TrainingError as error:
+    except TrainingError as error:
         failure = f"python -m benchmarks ablation: error: {error}"
     print(ablation_training.format_result(result))
     if failure:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 import shlex
-import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import yaml
 from tqdm import tqdm
 
 from hifuse_timm.files import write_json
@@ -20,9 +15,12 @@ from hifuse_timm.files import write_json
 from .measure.environment import format_conditions
 from .networks.table3 import CONFIGURATIONS, Configuration, find_configuration
 from .tables import format_table
+from .training.evaluation import evaluate_checkpoint
+from .training.history import History
+from .training.runner import train
+from .training.settings import check_script, count_classes, find_split, read_recipe, train_command
 
 METRICS = ("accuracy", "f1", "precision", "recall")
-_POLL_SECONDS = 1.0
 
 
 @dataclass
@@ -50,21 +48,8 @@ class Settings:
         Raises:
             ValueError: If the dataset or the recipe cannot be used.
         """
-        root = Path(data_dir)
-        for folder in ("train", "val"):
-            if not (root / folder).is_dir():
-                raise ValueError(f"data-dir: {data_dir} has no folder {folder}, expected train/CLASS/* and val/CLASS/*")
-        split = split or ("test" if (root / "test").is_dir() else "val")
-        if not (root / split).is_dir():
-            raise ValueError(f"split: {data_dir} has no folder {split}")
-        try:
-            content = yaml.safe_load(Path(recipe).read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f"recipe: {recipe} cannot be read ({error})") from error
-        if not isinstance(content, dict):
-            raise ValueError(f"recipe: {recipe} holds no settings, expected NAME: VALUE lines of timm's train.py")
-        num_classes = sum(path.is_dir() for path in (root / "train").iterdir())
-        return cls(data_dir, num_classes, split, content, list(model_kwargs))
+        split = find_split(data_dir, split)
+        return cls(data_dir, count_classes(data_dir), split, read_recipe(recipe), list(model_kwargs))
 
 
 @dataclass
@@ -150,15 +135,17 @@ class Commands:
 
     def train(self, row: Configuration) -> list[str]:
         """Train one network."""
-        arguments = [*row.arguments, *self.settings.model_kwargs]
-        return [
-            *("python", self.script, "--device-modules", "hifuse_timm", "--config", self.recipe),
-            *("--model", "hifuse_tiny"),
-            *(["--model-kwargs", *arguments] if arguments else []),
-            *("--data-dir", self.settings.data_dir, "--num-classes", str(self.settings.num_classes)),
-            *(["--device", self.device] if self.device else []),
-            *("--output", self.out, "--experiment", row.slug),
-        ]
+        return train_command(
+            self.script,
+            recipe=self.recipe,
+            model="hifuse_tiny",
+            model_kwargs=[*row.arguments, *self.settings.model_kwargs],
+            data_dir=self.settings.data_dir,
+            num_classes=self.settings.num_classes,
+            output=self.out,
+            experiment=row.slug,
+            device=self.device,
+        )
 
     def evaluate(self, row: Configuration) -> list[str]:
         """Evaluate one network after its training."""
@@ -177,84 +164,9 @@ class Commands:
         return "\n".join(lines)
 
 
-@dataclass
-class History:
-    """What train.py has written about a training, in its folder."""
-
-    folder: Path
-
-    def settings(self) -> dict:
-        return yaml.safe_load((self.folder / "args.yaml").read_text())
-
-    def epochs(self) -> dict[int, float]:
-        """Metric after each epoch, counted from 0; of an epoch that was trained twice, the second."""
-        path = self.folder / "summary.csv"
-        if not path.exists():
-            return {}
-        column = "eval_" + self.settings()["eval_metric"]
-        with path.open(newline="") as lines:
-            # a resumed training writes the header once more
-            return {int(row["epoch"]): float(row[column]) for row in csv.DictReader(lines) if row["epoch"] != "epoch"}
-
-    def is_complete(self) -> bool:
-        """Whether the last epoch has been trained."""
-        epochs = self.epochs()
-        return bool(epochs) and max(epochs) + 1 >= self.settings()["epochs"]
-
-    def best_epoch(self) -> int:
-        """The epoch, counted from 0, whose metric is best.
-
-        train.py's own model_best.pth.tar forgets the epochs before a resumption.
-        """
-        epochs = self.epochs()
-        return (min if self.settings()["eval_metric"] == "loss" else max)(epochs, key=epochs.get)
-
-
-class TrainingError(Exception):
-    """A training or an evaluation did not come to its end."""
-
-
-def train(command: list[str], history: History, progress: tqdm) -> None:
-    """Run train.py to its end, from its last epoch on where it has been interrupted; its output goes into train.log.
-
-    Raises:
-        TrainingError: If it ends before its last epoch.
-    """
-    history.folder.mkdir(exist_ok=True)
-    if (last := history.folder / "last.pth.tar").exists():
-        command = [*command, "--resume", str(last)]
-    root = str(Path(__file__).parents[1])  # with a clone that is not installed, train.py finds hifuse_timm here
-    environment = os.environ | dict(PYTHONPATH=os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])))
-    log = history.folder / "train.log"
-    with log.open("a") as output:
-        process = subprocess.Popen(
-            [sys.executable, *command[1:]], stdout=output, stderr=subprocess.STDOUT, env=environment
-        )
-        try:
-            while process.poll() is None:
-                time.sleep(_POLL_SECONDS)
-                progress.update(len(history.epochs()) - progress.n)
-        finally:
-            process.terminate()
-            process.wait()
-    epochs = len(history.epochs())
-    progress.update(epochs - progress.n)
-    if process.returncode or not history.is_complete():  # train.py ends with 0 when it is interrupted
-        lines = log.read_text().strip().splitlines() or ["no output"]
-        raise TrainingError(
-            f"train.py ended with exit status {process.returncode} after {epochs} epochs; the end of {log} is: "
-            + lines[-1]
-        )
-
-
 def evaluate(settings: Settings, checkpoint: Path, use_ema: bool, device: str) -> dict:
-    """Metrics of a trained network, by the code of `python -m hifuse_timm evaluate`.
-
-    The checkpoint of train.py holds the arguments of its network.
-    """
-    from hifuse_timm.evaluate import evaluate
-
-    return evaluate(
+    """Metrics of a trained network, whose checkpoint holds the arguments of its row."""
+    return evaluate_checkpoint(
         "hifuse_tiny",
         settings.data_dir,
         checkpoint,
@@ -279,10 +191,8 @@ def run(result: Result, commands: Commands) -> None:
     out = Path(commands.out)
     histories = {row.slug: History(out / row.slug) for row in result.rows}
     missing = [slug for slug, history in histories.items() if not history.is_complete()]
-    if missing and not Path(commands.script).is_file():
-        raise ValueError(
-            f"train-script: {commands.script} is no file, expected timm's train.py, to train {', '.join(missing)}"
-        )
+    if missing:
+        check_script(commands.script, ", ".join(missing))
 
     def save() -> None:
         write_json(out / "ablation.json", result.to_json())
@@ -316,11 +226,8 @@ def train_row(row: Row, commands: Commands, history: History, progress: tqdm) ->
 def evaluate_row(row: Row, commands: Commands, history: History) -> None:
     """Evaluate a network after its best epoch, and put its metrics into its row."""
     best = history.best_epoch()
-    checkpoint = history.folder / f"checkpoint-{best}.pth.tar"
-    try:
-        metrics = evaluate(commands.settings, checkpoint, bool(history.settings()["model_ema"]), commands.device)
-    except (ValueError, OSError, RuntimeError) as error:
-        raise TrainingError(f"{checkpoint} cannot be evaluated: {error}") from error
+    use_ema = bool(history.settings()["model_ema"])
+    metrics = evaluate(commands.settings, history.checkpoint(best), use_ema, commands.device)
     row.epochs, row.best_epoch = len(history.epochs()), best + 1
     row.metrics = {name: metrics[name] for name in METRICS}
     row.accuracy_interval, row.images = metrics["intervals"]["accuracy"], metrics["counts"]["images"]

@@ -22,6 +22,7 @@ from benchmarks.__main__ import main
 from benchmarks.networks.specs import build, parse_model_kwargs, parse_spec
 from benchmarks.networks.table3 import CONFIGURATIONS
 from benchmarks.networks.table4 import create_network
+from benchmarks.training import runner
 from hifuse_timm.__main__ import main as hifuse_timm_main
 from hifuse_timm.convert import Architecture
 
@@ -303,7 +304,7 @@ def training(tmp_path, monkeypatch):
         return dict(**metrics, intervals=dict(accuracy=[0.85, 0.95]), counts=dict(images=1234))
 
     monkeypatch.setattr(ablation_training, "evaluate", evaluate)
-    monkeypatch.setattr(ablation_training, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0.02)
     for folder in ("train/cat", "train/dog", "val/cat", "val/dog"):
         (tmp_path / "data" / folder).mkdir(parents=True)
     (tmp_path / "recipe.yaml").write_text("epochs: 3\nlr: 0.01\n")

@@ -1,0 +1,1 @@
+"""Training with timm's train.py: how it is asked to, what it leaves, and the evaluation of that."""
