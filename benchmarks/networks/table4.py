@@ -1,7 +1,5 @@
 """The networks of the paper's Table 4: where each comes from, and the counts that the paper gives for it."""
 
-import logging
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -10,9 +8,9 @@ import timm
 from torch import nn
 
 import hifuse_timm  # noqa: F401  (registers the networks)
-from hifuse_timm.errors import require
 from hifuse_timm.paper import PAPER_RESULTS
 
+from .peers import CONFORMER, T2T_VIT, create_mmpretrain
 from .reconstruction import create_reconstruction
 
 
@@ -102,8 +100,8 @@ _VGG_FORMS = (
     Form("vgg19", reason="the published parameters are those with BatchNorm"),
     Form("vgg19_bn", "with BatchNorm"),
 )
-_T2T_FORMS = (Form("t2t-vit-t-24_8xb64_in1k", library="mmpretrain"),)
-_CONFORMER_FORMS = (Form("conformer-base-p16_3rdparty_in1k", library="mmpretrain"),)
+_T2T_FORMS = (Form(T2T_VIT, library="mmpretrain"),)
+_CONFORMER_FORMS = (Form(CONFORMER, library="mmpretrain"),)
 
 NETWORKS = (
     Network("ConvNeXt-B", "ConvNeXt-B", 88.59, 15.36, (Form("convnext_base"),)),
@@ -199,12 +197,4 @@ def create_network(form: Form, img_size: int | None = None, **kwargs) -> nn.Modu
         raise ValueError(f"models: {form.model} is built by {form.library}, which takes no {', '.join(kwargs)}")
     if form.library == "reconstruction":
         return create_reconstruction(form.model.removesuffix("_reconstruction"), form.num_classes).eval()
-    return _create_mmpretrain(form.model).eval()
-
-
-def _create_mmpretrain(model: str) -> nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # mmcv-lite lacks compiled ops that these networks do not use, and says so
-        get_model = require("mmpretrain", "peers").get_model
-        require("mmengine.logging", "peers").MMLogger.get_current_instance().setLevel(logging.WARNING)
-        return get_model(model, pretrained=False)
+    return create_mmpretrain(form.model).eval()
