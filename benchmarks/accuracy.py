@@ -8,10 +8,15 @@ from pathlib import Path
 
 import yaml
 
+from hifuse_timm.errors import require
+
 from .measure.config import parse_device
-from .study.recording import Recorder, create_on_meta
+from .study.cost import format_cost
+from .study.recording import Recorder, build_network
+from .study.results import find_studies, load_result
 from .study.run import Run, parse_models
 from .study.study import Study
+from .study.tables import format_study, format_summary
 from .training.runner import TrainingError
 
 
@@ -46,7 +51,15 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--model-kwargs", nargs="*", default=[], metavar="NAME=VALUE", help="further arguments of all networks"
     )
     parser.add_argument("--device", help="device, as torch names it (default: cuda if there is a GPU, else cpu)")
-    parser.add_argument("--run", action="store_true", help="train and evaluate, one run after the other")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--run", action="store_true", help="train and evaluate, one run after the other")
+    what.add_argument("--dry-run", action="store_true", help="print the commands and what they cost")
+    what.add_argument(
+        "--from",
+        dest="source",
+        metavar="DIR",
+        help="train nothing: read the study in DIR, or all studies in it, print their tables and write their pages",
+    )
     parser.add_argument(
         "--train-script", default="train.py", metavar="FILE", help="timm's train.py (default: %(default)s)"
     )
@@ -77,33 +90,77 @@ def parse_changes(changes: list[str]) -> dict:
 
 
 def run(args: Namespace) -> int | str | None:
-    """Print the commands of the training, or train and evaluate.
+    """Print the commands of the training, train and evaluate, or read a study, and print its tables.
 
     Returns:
         Exit code, 130 after an interruption, as shells have it; or what went wrong.
     """
-    for option in ("data_dir", "models", "out"):
-        if getattr(args, option) is None:
-            raise ValueError(f"{option.replace('_', '-')}: missing")
+    for name, extra in (("matplotlib", "benchmarks"), ("torchmetrics", "medical"), ("scipy", "medical")):
+        require(name, extra)
+    given = {option: getattr(args, option) is not None for option in ("data_dir", "models", "out")}
+    if args.source is not None:
+        if any(given.values()):
+            raise ValueError("from: reads what was trained, expected no data-dir, models or out beside it")
+        print(write_pages(Path(args.source)))
+        return 0
+    if not all(given.values()):
+        missing = ", ".join(option.replace("_", "-") for option, is_given in given.items() if not is_given)
+        raise ValueError(f"{missing}: missing; without them, expected --from and a study to read")
     out = Path(args.out)
     study = Study.read(args.data_dir, args.recipe, parse_changes(args.set))
     study.models = models = parse_models(args.models, args.model_kwargs)
     study.adopt(out)
-    runs = [Run(model, seed) for model in models for seed in args.seeds]
-    for each in {each.model: each for each in runs}.values():  # what makes no network shows before hours of training
-        create_on_meta(each, study)
+    runs = [Run(model, seed) for model in models for seed in dict.fromkeys(args.seeds)]
+    for model in models:  # what makes no network shows before hours of training
+        build_network(Run(model, 0), study)
     checkpoints = Path(args.checkpoints or f"{out}-checkpoints")
     recorder = Recorder(study, args.data_dir, out, checkpoints, args.train_script, str(parse_device(args.device)))
-    if not args.run:
-        for each in runs:
-            print(shlex.join(recorder.command(each)))
-        return 0
+    if args.run:
+        return record(recorder, runs)
+    print(format_commands(recorder, runs))
+    if args.dry_run:
+        print(format_cost(recorder, runs))
+    return 0
+
+
+def format_commands(recorder: Recorder, runs: list[Run]) -> str:
+    """The commands of train.py, one for each run."""
+    study = recorder.study
+    changes = "".join(f" {name}={value}" for name, value in study.changes.items())
+    lines = [f"# {recorder.out / 'recipe.yaml'}, which --run writes: the recipe {study.recipe}{changes}"]
+    return "\n".join([*lines, *(shlex.join(recorder.command(run)) for run in runs)])
+
+
+def record(recorder: Recorder, runs: list[Run]) -> int | str:
+    """Train and evaluate runs, and print the tables of what the study holds then.
+
+    Returns:
+        Exit code, or what went wrong.
+    """
+    failure: int | str = 0
     try:
         recorder.record(runs)
     except KeyboardInterrupt:
-        return 130
+        failure = 130
     except TrainingError as error:
-        return (
-            f"python -m benchmarks accuracy: error: {error}\nNot all runs are at their end; the same command goes on."
-        )
-    return 0
+        failure = f"python -m benchmarks accuracy: error: {error}"
+    if any(map(recorder.is_recorded, runs)):
+        print(write_pages(recorder.out))
+    if failure:
+        print("\nNot all runs are at their end; the same command goes on.")
+    return failure
+
+
+def write_pages(folder: Path) -> str:
+    """Write the pages of a study, or of all studies in a folder and the summary of these; gives their tables."""
+    from .study.page import write_page, write_summary
+
+    folders = find_studies(folder)
+    results = [load_result(each, each.relative_to(folder).as_posix().strip(".")) for each in folders]
+    for each, result in zip(folders, results, strict=True):
+        write_page(each, result)
+    texts = [format_study(result) for result in results]
+    if folders != [folder]:
+        write_summary(folder, results)
+        texts.append(format_summary(results))
+    return "\n\n\n".join(texts)

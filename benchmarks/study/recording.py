@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,12 +22,13 @@ from tqdm import tqdm
 from hifuse_timm.files import sha256, write_json, write_text
 
 from ..measure.environment import conditions
+from ..networks import peers
 from ..training.evaluation import evaluate_checkpoint
 from ..training.history import History
 from ..training.runner import TrainingError, train
 from ..training.settings import check_script, train_command
 from .run import Record, Run, check_history, load_record
-from .study import Study
+from .study import Study, write_recipe
 
 if TYPE_CHECKING:
     from hifuse_timm.evaluate import Evaluation
@@ -63,7 +65,7 @@ class Recorder:
         arguments = run.model_kwargs(self.study.img_size)
         return train_command(
             self.script,
-            recipe=str(self.out / "recipe.yaml"),
+            recipe=str(self.recipe(run)),
             model=run.spec.form.model,
             model_kwargs=[f"{name}={value}".replace(" ", "") for name, value in arguments.items()],
             data_dir=self.data_dir,
@@ -72,7 +74,19 @@ class Recorder:
             experiment=run.name,
             device=self.device,
             seed=run.seed,
+            modules=("hifuse_timm", peers.__name__) if run.is_peer else ("hifuse_timm",),
         )
+
+    def recipe(self, run: Run) -> Path:
+        """The recipe of a run: that of the study, without drop_path where its network has no stochastic depth."""
+        return self.out / ("recipe.yaml" if self.settings(run) == self.study.settings else "recipe-no-drop-path.yaml")
+
+    def settings(self, run: Run) -> dict:
+        """The settings of the study, without a drop_path of 0 for a network that would take none."""
+        settings = dict(self.study.settings)
+        if settings.get("drop_path") == 0 and not (run.is_peer or takes_drop_path(run.spec.form.model)):
+            del settings["drop_path"]
+        return settings
 
     def record(self, runs: list[Run]) -> None:
         """Train and evaluate the runs that the study lacks, one after the other.
@@ -90,14 +104,22 @@ class Recorder:
             check_script(self.script, ", ".join(untrained))
             check_names(self.script, self.study.settings)
         self.study.save(self.out)
+        for run in missing:
+            write_recipe(self.recipe(run), self.settings(run))
         for number, run in enumerate(missing, start=1):
             history, what = self.history(run), f"{number}/{len(missing)} {run.name}"
-            epochs = self.study.settings.get("epochs")
-            with tqdm(total=epochs, initial=len(history.epochs()), unit="epoch", desc=what, disable=None) as progress:
+            done, total = len(history.epochs()), self.study.epochs
+            with tqdm(total=total, initial=done, unit="epoch", desc=what, disable=None) as progress:
                 if not history.is_complete():
                     self.train(run, progress)
                 progress.set_description(f"{what}, evaluated")
                 self.evaluate(run)
+
+    def epochs_left(self, run: Run) -> int:
+        """How many epochs are left to train."""
+        if self.is_recorded(run):
+            return 0
+        return self.study.epochs - 1 - max(self.history(run).epochs(), default=-1)
 
     def is_recorded(self, run: Run) -> bool:
         """Whether a run is at its end.
@@ -116,7 +138,7 @@ class Recorder:
         """The arguments of train.py that make a run."""
         arguments = run.model_kwargs(self.study.img_size)
         own = dict(model=run.spec.form.model, model_kwargs=arguments, num_classes=self.study.num_classes, seed=run.seed)
-        return self.study.settings | own
+        return self.settings(run) | own
 
     def train(self, run: Run, progress: tqdm) -> None:
         """Train a run to its end, and note under which conditions."""
@@ -148,9 +170,10 @@ class Recorder:
             self.save(evaluation, folder / name)
         self.write_table(folder / "checkpoints.csv", history, accuracies)
         self.copy_texts(history, folder)
-        params = sum(parameter.numel() for parameter in create_on_meta(run, self.study).parameters())
+        params = sum(parameter.numel() for parameter in build_network(run, self.study).parameters())
         metric, epochs = history.settings()["eval_metric"], max(history.epochs()) + 1
-        Record(run.model, run.seed, params, metric, epochs, chosen, self.sessions(history)).save(folder)
+        evaluated, sessions = self.hide_in(conditions(torch.device(self.device))), read_sessions(history.folder)
+        Record(run.model, run.seed, params, metric, epochs, chosen, evaluated, self.hide_in(sessions)).save(folder)
 
     def measure(self, run: Run, checkpoint: Path, **options) -> Evaluation:
         """Evaluate a network after one of its epochs."""
@@ -167,8 +190,7 @@ class Recorder:
 
     def save(self, evaluation: Evaluation, path: Path) -> None:
         """Write the metrics and the predictions; path has no ending."""
-        result = json.loads(self.hide(json.dumps(evaluation.result)))
-        write_json(path.with_name(f"{path.name}.json"), result)
+        write_json(path.with_name(f"{path.name}.json"), self.hide_in(evaluation.result))
         evaluation.save_predictions(path.with_name(f"{path.name}.csv"))
 
     def write_table(self, path: Path, history: History, accuracies: dict[int, float]) -> None:
@@ -186,8 +208,9 @@ class Recorder:
             if source.exists():
                 write_text(folder / name, self.hide(source.read_text(encoding="utf-8", errors="replace")))
 
-    def sessions(self, history: History) -> list[dict]:
-        return json.loads(self.hide(json.dumps(read_sessions(history.folder))))
+    def hide_in(self, content: list | dict) -> list | dict:
+        """The content of a JSON file, likewise."""
+        return json.loads(self.hide(json.dumps(content)))
 
     def hide(self, text: str) -> str:
         """The text with names in the place of this machine's folders."""
@@ -200,18 +223,37 @@ class Recorder:
         return hide_folders(text, known)
 
 
-def create_on_meta(run: Run, study: Study) -> torch.nn.Module:
-    """The network of a run, without memory for its weights.
+def build_network(run: Run, study: Study, on_meta: bool = True) -> torch.nn.Module:
+    """The network of a run with random weights.
+
+    Args:
+        run: The run.
+        study: Its study.
+        on_meta: Whether to build it without memory for its weights, where its library can.
 
     Raises:
         ValueError: If it cannot be built.
+        RuntimeError: If the library that has it is not installed.
     """
-    arguments = run.model_kwargs(study.img_size)
+    # as train.py asks for it
+    arguments = dict(drop_rate=study.settings.get("drop", 0.0), drop_path_rate=study.settings.get("drop_path") or None)
+    arguments |= run.model_kwargs(study.img_size)
+    try:
+        with torch.device("meta" if on_meta and not run.is_peer else "cpu"):
+            return timm.create_model(run.spec.form.model, num_classes=study.num_classes, **arguments)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ValueError(f"models: {run.model} cannot be built ({error})") from error
+
+
+@cache
+def takes_drop_path(model: str) -> bool:
+    """Whether a network of timm has stochastic depth."""
     try:
         with torch.device("meta"):
-            return timm.create_model(run.spec.form.model, num_classes=study.num_classes, **arguments)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"models: {run.model} cannot be built ({error})") from error
+            timm.create_model(model, drop_path_rate=0.0)
+    except TypeError:
+        return False
+    return True
 
 
 def read_sessions(folder: Path) -> list[dict]:

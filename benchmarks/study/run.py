@@ -12,6 +12,7 @@ import timm
 
 from hifuse_timm.files import write_json
 
+from ..networks import peers
 from ..networks.specs import OPTIONS, Spec, parse_spec
 from ..training.history import History
 
@@ -32,6 +33,11 @@ def parse_models(models: Sequence[str], model_kwargs: Sequence[str] = ()) -> lis
             raise ValueError(
                 f"models: {model} asks for {', '.join(forms) or 'no_fused_attn'}, expected NAME or "
                 "NAME[ARGUMENT=VALUE,...] with arguments of the network alone"
+            )
+        if spec.form.library != "timm":
+            other = peers.NAMES.get(spec.form.model, "none of timm's")
+            raise ValueError(
+                f"models: {spec.form.model} does not train by this name, which timm does not know: {other}"
             )
         specs.append(spec.text)
     if len(set(specs)) < len(specs):
@@ -60,6 +66,11 @@ class Run:
     def spec(self) -> Spec:
         return parse_spec(self.model)
 
+    @property
+    def is_peer(self) -> bool:
+        """Whether its network is one of mmpretrain's."""
+        return self.spec.form.model in peers.NAMES.values()
+
     def model_kwargs(self, img_size: int) -> dict:
         """Arguments of the network for train.py, which does not tell it the size of the images."""
         form = self.spec.form
@@ -79,6 +90,7 @@ class Record:
         metric: What val was measured by, as `top1`.
         epochs: Number of epochs.
         chosen: Epoch of each choice of weights, counted from 0.
+        evaluated: Conditions under which it was evaluated.
         sessions: Conditions of each session that trained it, with the `first_epoch` that it trained. What no session
             has was trained by hand.
     """
@@ -89,6 +101,7 @@ class Record:
     metric: str
     epochs: int
     chosen: dict[str, int]
+    evaluated: dict
     sessions: list[dict] = field(default_factory=list)
 
     @property

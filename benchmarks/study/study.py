@@ -73,6 +73,11 @@ class Study:
         return self.settings.get("img_size") or 224
 
     @property
+    def epochs(self) -> int:
+        """Number of epochs; 300 is train.py's own default."""
+        return self.settings.get("epochs", 300)
+
+    @property
     def shared(self) -> str:
         """How many of the images that are evaluated show a patient, or what the groups are, that train has as well."""
         shared = self.dataset["shared_with_train"] or {}
@@ -84,7 +89,7 @@ class Study:
         """Write study.json, and recipe.yaml for train.py."""
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "study.json", dict(kind="accuracy-study", **asdict(self)))
-        write_text(out / "recipe.yaml", yaml.safe_dump(self.settings, sort_keys=False, default_flow_style=None))
+        write_recipe(out / "recipe.yaml", self.settings)
 
     def adopt(self, out: Path) -> None:
         """Take over the networks of the study that a folder holds, in front of the own ones.
@@ -103,6 +108,11 @@ class Study:
         if changed:
             raise ValueError(f"out: {out} holds a study of something else: {'; '.join(changed)}; give another folder")
         self.models = list(dict.fromkeys([*then.models, *self.models]))
+
+
+def write_recipe(path: Path, settings: dict) -> None:
+    """Write settings for the `--config` of train.py."""
+    write_text(path, yaml.safe_dump(settings, sort_keys=False, default_flow_style=None))
 
 
 def load_study(out: Path) -> Study:
