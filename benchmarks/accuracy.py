@@ -13,7 +13,7 @@ from hifuse_timm.errors import require
 from .measure.config import parse_device
 from .study.cost import format_cost
 from .study.recording import Recorder, build_network
-from .study.results import find_studies, load_result
+from .study.results import find_studies, load_results
 from .study.run import Run, parse_models
 from .study.study import Study
 from .study.tables import format_study, format_summary
@@ -156,7 +156,7 @@ def write_pages(folder: Path) -> str:
     from .study.page import write_page, write_summary
 
     folders = find_studies(folder)
-    results = [load_result(each, each.relative_to(folder).as_posix().strip(".")) for each in folders]
+    results = load_results(folder)
     for each, result in zip(folders, results, strict=True):
         write_page(each, result)
     texts = [format_study(result) for result in results]

@@ -22,9 +22,9 @@ from train_like_timm import TRAIN_PY, parse_with_train_py
 from benchmarks.__main__ import main
 from benchmarks.networks import peers
 from benchmarks.study import cost, published
-from benchmarks.study.page import format_page
+from benchmarks.study.page import format_page, format_summary_page
 from benchmarks.study.recording import hide_folders
-from benchmarks.study.results import find_studies, load_result
+from benchmarks.study.results import find_studies, load_result, load_results
 from benchmarks.study.statistics import compare, estimate
 from benchmarks.training import history, runner
 from benchmarks.training.history import EpochClock, History
@@ -402,6 +402,7 @@ def test_row_of_the_paper_stands_under_its_network(study, place):
     for path in [folder / "study.json", *folder.glob("hifuse*/run.json")]:
         path.write_text(path.read_text().replace(HIFUSE, "hifuse_tiny"))
     text = squeeze(format_page(load_result(folder)))
+    assert "The paper's are of 224x224 pixels." in text
     assert "| HiFuse_Tiny, Table 5 | | 74.73 | 74.67 | 74.65 | 74.73 | |" in text
     assert published.find_row("conformer_base_p16", "isic2018").metrics["accuracy"] == 82.66
     assert published.find_row("t2t_vit_t_24", "kvasir").metrics["recall"] == 76.91
@@ -436,7 +437,7 @@ def test_all_is_made_again_from_the_files_of_a_study(study, committed, monkeypat
     after = read_files(committed / "study")
     assert after == before
     printed = squeeze(capsys.readouterr().out)
-    summary = squeeze((committed / "README.md").read_text())
+    summary = squeeze((committed / "summary.md").read_text())
     assert "paper split of seed 0" in summary and "8 of 24" in summary and "(study/README.md)" in summary
     assert "Table 5, best epoch on val" in printed and "paper split of seed 0" in printed
 
@@ -468,6 +469,12 @@ def test_committed_figures_are_those_of_the_predictions_beside_them(folder, stud
                 assert evaluated["auroc"] == pytest.approx(auroc, abs=0.005)
             assert run.record.chosen["best"] == run.history.best_epoch()
             assert run.record.chosen.get("best-on-test", max(run.kept)) in run.kept
+
+
+def test_committed_summaries_are_those_of_the_studies_beside_them(committed):
+    assert main(["accuracy", "--from", str(committed)]) == 0
+    for page in [committed / "summary.md", *(ROOT / "benchmarks" / "results").rglob("summary.md")]:
+        assert page.read_text(encoding="utf-8") == format_summary_page(load_results(page.parent)), page
 
 
 def test_runs_of_other_images_are_refused(committed):

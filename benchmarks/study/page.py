@@ -1,4 +1,4 @@
-"""The page of a study, and of a folder of studies: README.md and its pictures, made of the other files alone."""
+"""The page of a study, README.md with its pictures, and of a folder of studies, summary.md, made of the other files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,12 @@ def format_page(result: StudyResult) -> str:
 
 
 def write_summary(folder: Path, results: Sequence[StudyResult]) -> None:
-    """Write README.md into a folder of studies."""
+    """Write summary.md into a folder of studies."""
+    write_text(folder / "summary.md", format_summary_page(results))
+
+
+def format_summary_page(results: Sequence[StudyResult]) -> str:
+    """The summary.md of a folder of studies."""
     pages = "\n".join(f"- [{result.name}]({result.name}/README.md)" for result in results)
     title = ", ".join(dict.fromkeys(result.study.dataset["title"] for result in results))
-    write_text(folder / "README.md", f"# Accuracies: {title}\n\n{format_summary(results, markdown=True)}\n\n{pages}\n")
+    return f"# Accuracies: {title}\n\n{format_summary(results, markdown=True)}\n\n{pages}\n"

@@ -182,9 +182,9 @@ class Recorder:
             self.data_dir,
             checkpoint,
             split=self.study.split,
-            use_ema=self.study.settings.get("model_ema", False),
+            use_ema=bool(self.study.settings.get("model_ema")),
             device=self.device,
-            workers=self.study.settings.get("workers", 4),
+            workers=self.study.settings.get("workers"),
             **options,
         )
 

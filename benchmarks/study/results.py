@@ -118,6 +118,11 @@ def load_result(folder: Path, name: str = "") -> StudyResult:
     return StudyResult(name or folder.name, study, {model: of_model for model, of_model in runs.items() if of_model})
 
 
+def load_results(folder: Path) -> list[StudyResult]:
+    """What the study in a folder found, or all studies in it, which then have their paths in it as names."""
+    return [load_result(each, each.relative_to(folder).as_posix().strip(".")) for each in find_studies(folder)]
+
+
 def find_studies(folder: Path) -> list[Path]:
     """The folders of studies in a folder: itself, and all that lie in it.
 

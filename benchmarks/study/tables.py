@@ -104,8 +104,9 @@ def _comparison_rows(result: StudyResult) -> list[list[str]]:
 
 
 def _format_comparison(comparison: Comparison) -> list[str]:
-    counts = [str(comparison.better), str(comparison.worse), f"{comparison.p_value:.3f}"]
-    return [f"{100 * comparison.difference:+.2f}", _interval(comparison.interval, "+"), *counts]
+    p_value = "< 0.001" if comparison.p_value < 0.001 else f"{comparison.p_value:.3f}"
+    difference = f"{100 * comparison.difference:+.2f}", _interval(comparison.interval, "+")
+    return [*difference, str(comparison.better), str(comparison.worse), p_value]
 
 
 def _crop_rows(result: StudyResult) -> list[list[str]]:
@@ -147,12 +148,16 @@ def _describe_metrics(result: StudyResult) -> str:
     unit = "images" if first.groups is None else f"{len(set(first.groups)):,} groups of images, as patients"
     several = any(len(runs) > 1 for runs in result.runs.values())
     spread = "mean ± standard deviation over the seeds" if several else "one seed, so no spread over seeds"
-    note = " The paper's metrics are means of two folds." if result.study.dataset["name"] == "kvasir" else ""
-    return (
+    notes = [
+        (result.study.split == "val", "The best epoch was chosen on the same images."),
+        (result.study.dataset["name"] == "kvasir", "The paper's metrics are means of two folds."),
+        (result.study.dataset["name"] in TABLES and result.study.img_size != 224, "The paper's are of 224x224 pixels."),
+    ]
+    text = (
         f"{len(first.files):,} images. {spread.capitalize()}; in brackets the 95% interval of a bootstrap over {unit}, "
         "the same for all seeds. F1, precision, recall and AUROC are means over the classes. Epochs are counted from 1."
-        f"{note}"
     )
+    return " ".join([text, *(note for holds, note in notes if holds)])
 
 
 def _describe_comparison(result: StudyResult) -> str:
