@@ -24,7 +24,10 @@ def make_run(accuracy: float = 0.8) -> dict:
         title="ISIC 2018",
         split="test",
         counts=dict(images=30, classes=3),
-        intervals=dict(level=0.95, method="bootstrap", resamples=9, seed=0, **dict.fromkeys(METRICS, [0.7, 0.9])),
+        intervals=dict(
+            **dict(level=0.95, method="bootstrap", unit="groups", resamples=9, seed=0, groups=5),
+            **dict.fromkeys(METRICS, [0.7, 0.9]),
+        ),
         per_class=dict(a=of_class, b=dict(of_class), c=of_class | dict(auroc=None)),
         confusion=[[1, 2, 3]] * 3,
         paper=dict(method="HiFuse_Tiny", accuracy=0.8299, f1=0.7299),
@@ -52,11 +55,12 @@ GONE = object()  # stands for a field that is not there
 
 @pytest.fixture(scope="module")
 def mean(tmp_path_factory):
-    """What `average --json` writes."""
+    """What `average --json` writes of runs and their predictions."""
     folder = tmp_path_factory.mktemp("runs")
     for i in range(2):
         write(folder / f"{i}.json", make_run(0.8 + 0.1 * i))
-    return average([folder / "0.json", folder / "1.json"])
+    pooled = {name: make_run()[name] for name in (*METRICS, "counts", "intervals")}
+    return average([folder / "0.json", folder / "1.json"]) | dict(pooled=pooled)
 
 
 @pytest.mark.parametrize("kind", ["evaluation", "average"])

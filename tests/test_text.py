@@ -18,6 +18,7 @@ from hifuse_timm.errors import shorten
 from hifuse_timm.evaluate.plots import draw_confusion, draw_reliability, draw_roc
 from hifuse_timm.files import save_figure
 from hifuse_timm.prepare import prepare
+from hifuse_timm.tables import format_markdown
 from hifuse_timm.text import abbreviate, escape_markdown, printable
 
 # Names of classes and files as they come: mathtext, Markdown, controls, what is not UTF-8, and what has no end.
@@ -165,10 +166,8 @@ def test_prepare_writes_names_that_others_can_read(tmp_path):
 
 
 def test_words_from_outside_are_no_markup_in_the_card():
-    from hifuse_timm.model_card import _table
-
     rows = [(name, 0.5) for name in (*NAMES, "# a\n\n# heading", "![a](b)", "<script>")]
-    lines = _table("metric", "value", rows=rows).splitlines()
+    lines = format_markdown(["metric", "value"], rows).splitlines()
     assert len(lines) == 2 + len(rows)
     for line in lines:
         assert len(re.split(r"(?<!\\)(?:\\\\)*\|", line)) == 4  # two cells between three bars
