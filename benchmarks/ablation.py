@@ -190,7 +190,9 @@ def run_counts(args: Namespace) -> int:
     save()
     code = 0
     if speed is not None:
-        code = with_progress(lambda progress: Session(speed, save, progress, measure_memory=lambda config: None).run())
+        code = with_progress(
+            lambda progress: Session(speed, save, progress, measure_memory=lambda *_, **__: None).run()
+        )
     print(format_rows(rows, here, speed))
     if args.markdown:
         write_text(args.markdown, format_rows(rows, here, speed, markdown=True) + "\n")

@@ -13,7 +13,7 @@ from hifuse_timm.files import write_json
 
 from .measure.config import RunnerConfig, make_runner, parse_device
 from .measure.counting import count_form
-from .measure.environment import conditions, format_conditions
+from .measure.environment import conditions, format_conditions, gpu_state
 from .measure.memory import peak_memory
 from .measure.runner import NetworkRunner, prepare_device
 from .measure.session import Turns, with_progress
@@ -192,7 +192,7 @@ def run(args: Namespace) -> int:
     for model in args.models:
         parse_spec(model)
     prepare_device(device)
-    here = conditions(device)
+    here = conditions(device, tf32=False)
     points = [Point(model, size) for size in dict.fromkeys(args.sizes) for model in dict.fromkeys(args.models)]
 
     def save() -> None:
@@ -201,6 +201,8 @@ def run(args: Namespace) -> int:
             write_json(args.json, dict(kind="scaling", conditions=here, batch_size=args.batch_size, points=data))
 
     code = with_progress(lambda progress: measure(points, device, args.batch_size, args.rounds, Turns(progress, save)))
+    here["gpu_after"] = gpu_state(device)
+    save()
     print(format_points(points, here))
     if code:
         print("\nInterrupted.")

@@ -12,11 +12,11 @@ import torch
 
 from hifuse_timm.files import write_json
 
-from .measure.config import MODES, PRECISIONS
-from .measure.environment import conditions, format_conditions
+from .measure.config import COMPILE_MODES, MODES, PRECISIONS
+from .measure.environment import conditions, format_conditions, gpu_state
 from .measure.result import Limits, Result, Settings
 from .measure.session import Session, with_progress
-from .measure.timing import Spread, percentile
+from .measure.timing import Spread, high_percentile
 from .networks.specs import OPTIONS
 from .tables import format_spread, format_table
 
@@ -35,6 +35,7 @@ _SAME = ("device", "cores", "driver", "threads", "torch", "timm", "hifuse_timm")
 def describe(settings: Settings) -> str:
     """Mode, precision, image size and form that hold for all networks of a measurement."""
     form = ["channels_last"] * settings.channels_last + ["compiled"] * settings.compile
+    form += [f"compile mode {settings.compile_mode}"] * (settings.compile_mode is not None)
     return ", ".join([settings.mode, settings.precision, f"{settings.image_size} pixels", *form])
 
 
@@ -47,10 +48,18 @@ def format_limits(limits: Limits) -> str:
 def format_result(result: Result, markdown: bool = False) -> str:
     """A table for each batch size with the device's limits under it, and the conditions under them all."""
     settings, text = result.settings, []
-    header = ["Network", "Images/s", f"Ratio to {settings.baseline}", "p50 (ms)", "p95 (ms)", "Share of matrix rate"]
+    header = [
+        "Network",
+        "Images/s",
+        f"Ratio to {settings.baseline}",
+        "p50 (ms)",
+        "p90 (ms)",
+        "p99 (ms)",
+        "Share of matrix rate",
+    ]
     header += ["Fused attention", "Peak memory (GB)", "of it beyond the fixed (GB)"]
     for limits in result.limits:
-        cells, failures = [], []
+        cells, remarks = [], []
         for row in result.group(limits.group):
             calls = sum(row.samples.call_seconds, [])
             title = row.model + (f", batch {row.batch_size}" if limits.group == "max" else "")
@@ -59,23 +68,30 @@ def format_result(result: Result, markdown: bool = False) -> str:
                     title,
                     format_spread(Spread.of(row.samples.rates), 2) or "failed" * bool(row.error),
                     format_spread(result.ratio(row), 3),
-                    *(f"{1e3 * percentile(calls, p):.1f}" if calls else "" for p in (50, 95)),
+                    *(_milliseconds(high_percentile(calls, percent)) for percent in (50, 90, 99)),
                     format_spread(result.matmul_share(row), 0, 100, "%"),
                     {None: "", True: "yes", False: "no"}[row.fused_attention],
                     "" if row.peak_memory is None else f"{row.peak_memory / 1e9:.2f}",
                     "" if row.excess_memory is None else f"{row.excess_memory / 1e9:.2f}",
                 ]
             )
+            if row.out_of_memory:
+                sizes = ", ".join(map(str, row.out_of_memory))
+                remarks.append(f"{row.model} ran out of memory at batch {sizes}")
             if row.error is not None:
-                failures.append(f"{title} failed in {row.error}")
+                remarks.append(f"{title} failed in {row.error}")
         text += [f"Batch size {limits.group}, {describe(settings)}:", ""]
         text += [format_table(header, cells, markdown), ""]
-        text += [line for failure in failures for line in (failure, "")]
+        text += [line for remark in remarks for line in (remark, "")]
         if limits.matmul.rates:
             text += [format_limits(limits), ""]
     text += ["Medians, and quartiles in brackets, over the rounds; ratios and shares are taken round by round."]
     text += [line for session in result.conditions for line in ("", format_conditions(session))]
     return "\n".join(text)
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{1e3 * seconds:.1f}"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -90,8 +106,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     output.add_argument("--resume", metavar="FILE", help="go on with the measurement in this file, as it was set up")
 
 
-def add_settings(parser: ArgumentParser, models: list[str]) -> None:
-    """Define the options that say what is measured and how.
+def add_networks(parser: ArgumentParser, models: list[str]) -> None:
+    """Define the options that say what is measured, and where.
 
     Args:
         parser: Where.
@@ -108,13 +124,24 @@ def add_settings(parser: ArgumentParser, models: list[str]) -> None:
     )
     parser.add_argument("--device", help="device, as torch names it (default: cuda if there is a GPU, else cpu)")
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="pixels a side (default: 224)")
-    parser.add_argument("--precision", choices=PRECISIONS, help="(default: float32)")
+    parser.add_argument("--channels-last", action="store_true", default=None, help="channels_last for all networks")
+    parser.add_argument("--rounds", type=int, metavar="N", help="turns of each network (default: 5)")
+
+
+def add_settings(parser: ArgumentParser, models: list[str]) -> None:
+    """Define the options that say what is measured, where, and how; see `add_networks`."""
+    add_networks(parser, models)
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="tf32: float32 whose products a GPU rounds; amp, amp_bfloat16: float32 under autocast to float16 or "
+        "bfloat16, as all training below float32 is (default: float32)",
+    )
     parser.add_argument(
         "--mode", choices=MODES, help="training is forward, backward and a step of AdamW (default: inference)"
     )
-    parser.add_argument("--channels-last", action="store_true", default=None, help="channels_last for all networks")
     parser.add_argument("--compile", action="store_true", default=None, help="torch.compile for all networks")
-    parser.add_argument("--rounds", type=int, metavar="N", help="turns of each network (default: 5)")
+    parser.add_argument("--compile-mode", choices=COMPILE_MODES, help="its mode, for all networks that are compiled")
 
 
 def add_batch_sizes(parser: ArgumentParser, type: Callable = int, further: str = "") -> None:
@@ -155,7 +182,8 @@ def load_result(path: str, args: Namespace) -> Result:
     if given := given_settings(args):
         raise ValueError(f"resume: {path} has its own settings; leave out {', '.join(given)}")
     result.settings.check()
-    then, now = result.conditions[0], conditions(torch.device(result.settings.device))
+    now = conditions(torch.device(result.settings.device))
+    then = result.conditions[0] if result.conditions else now  # the suite's begin without any
     changed = [f"{key} was {then[key]} and is {now[key]}" for key in _SAME if then[key] != now[key]]
     if changed:
         raise ValueError(f"resume: {path} was measured under other conditions: {'; '.join(changed)}")
@@ -175,14 +203,19 @@ def run(args: Namespace) -> int:
         if "convnext_base" in given["models"]:
             given.setdefault("baseline", "convnext_base")
         result = Result(Settings.of(**given))
-    path = args.resume or args.json
-    result.conditions.append(conditions(torch.device(result.settings.device)))
+        if result.settings.mode == "inference" and 1 not in result.settings.batch_sizes:
+            result.settings.batch_sizes.append(1)  # for the latency
+    path, device = args.resume or args.json, torch.device(result.settings.device)
+    here = conditions(device, PRECISIONS[result.settings.precision].tf32)
+    result.conditions.append(here)
 
     def save() -> None:
         if path:
             write_json(path, result.to_json())
 
     code = with_progress(lambda progress: Session(result, save, progress).run())
+    here["gpu_after"] = gpu_state(device)
+    save()
     print(format_result(result))
     if code:
         print(f"\nInterrupted; --resume {path} goes on." if path else "\nInterrupted.")

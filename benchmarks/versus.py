@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from hifuse_timm.files import write_json
 
-from .measure.config import RunnerConfig
-from .measure.environment import conditions, format_conditions
+from .measure.config import PRECISIONS, RunnerConfig
+from .measure.environment import conditions, format_conditions, gpu_state
 from .measure.memory import last_line
 from .measure.result import Settings
 from .measure.session import Turns, with_progress
@@ -77,7 +77,7 @@ def worker_config(config: RunnerConfig) -> dict:
         network=timm_arguments(spec.form, config.img_size),
         fuse=spec.fuse,
         grad_checkpointing=spec.grad_checkpointing,
-        tf32=config.precision == "tf32",
+        tf32=PRECISIONS[config.precision].tf32,
         runner=arguments | dict(dtype=str(arguments["dtype"]).removeprefix("torch.")),
     )
 
@@ -184,7 +184,8 @@ def run(args: Namespace) -> int:
     settings = Settings.of(**dict(models=MODELS) | given_settings(args))
     rows = [Row(model, batch_size) for batch_size in settings.batch_sizes for model in settings.models]
     configs = [worker_config(settings.runner_config(row.model, row.batch_size)) for row in rows]
-    here = conditions(torch.device(settings.device))
+    device = torch.device(settings.device)
+    here = conditions(device, PRECISIONS[settings.precision].tf32)
 
     def save() -> None:
         if args.json:
@@ -198,6 +199,8 @@ def run(args: Namespace) -> int:
             measure(row, checkout, config, settings.rounds, turns)
 
     code = with_progress(measure_all)
+    here["gpu_after"] = gpu_state(device)
+    save()
     print(format_rows(rows, settings, args.checkout, here))
     if code:
         print("\nInterrupted.")

@@ -1,7 +1,7 @@
 """Throughput and scaling, on small networks and a clock that only moves when told to."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -67,7 +67,7 @@ class Machine:
             self.make_runner,
             lambda: self.now,
             self.make_probes,
-            lambda config: Memory(2000, 1000),
+            lambda config, runner: Memory(2000, 1000),
         )
 
 
@@ -97,15 +97,25 @@ def test_networks_take_turns_and_ratios_hold_on_a_machine_that_slows_down():
 
 
 def test_inference_gets_latencies_at_batch_size_1_call_by_call():
-    machine, result = Machine(), Result(make_settings(mode="inference", rounds=2))
+    machine, result = Machine(), Result(make_settings(mode="inference", batch_sizes=[4, 1], rounds=2))
     machine.session(result).run()
     assert [limits.group for limits in result.limits] == [4, 1]
     assert not any(row.samples.call_seconds for row in result.group(4))
     for row in result.group(1):
-        assert [len(calls) for calls in row.samples.call_seconds] == [10, 10]
+        assert [len(calls) for calls in row.samples.call_seconds] == [20, 20]
         assert row.samples.call_seconds[0][0] == pytest.approx(SECONDS[row.model], rel=0.2)
-    text = throughput.format_result(result)
-    assert "Batch size 4" in text and "p95" in text
+
+
+def test_percentiles_are_told_where_enough_calls_were_timed():
+    result = Result(make_settings(mode="inference", batch_sizes=[1], rounds=1))
+    Machine().session(result).run()
+    result.rows[0].samples.call_seconds = [[i / 1e3 for i in range(1, 101)]]
+    result.rows[1].samples.call_seconds = [[i / 1e3 for i in range(1, 100)]]
+    table = throughput.format_result(result, markdown=True).split("\n\n")[1].split("\n")
+    header, _, first, second, _ = ([cell.strip() for cell in line.split("|")[4:7]] for line in table)
+    assert header == ["p50 (ms)", "p90 (ms)", "p99 (ms)"]
+    assert first == ["50.5", "90.1", "99.0"]
+    assert second == ["50.0", "89.2", ""]
 
 
 @pytest.mark.parametrize("when", ["warm-up", "round 3 of 4"])
@@ -135,24 +145,32 @@ def test_largest_batch_is_found_by_halving():
 
         return Probe(step, size)
 
-    assert find_largest_batch(make_runner, 512).amount == 64 and tried == [512, 256, 128, 64, 64]
+    runner, too_large = find_largest_batch(make_runner, 512)
+    assert runner.amount == 64 and tried == [512, 256, 128, 64, 64] and too_large == [512, 256, 128]
     with pytest.raises(torch.OutOfMemoryError):
         find_largest_batch(lambda size: make_runner(size, fits=0), 512)
 
 
-def test_max_runs_each_network_at_its_own_batch_size(monkeypatch):
-    monkeypatch.setattr(session, "LARGEST_BATCH", 64)
-
+def test_max_runs_each_network_at_its_own_batch_size():
     def fail(machine, model):
         if machine.built[-1].batch_size > (16 if model == "test_vit" else 32):
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    machine, settings = Machine(fail), make_settings()
+    machine, settings = Machine(fail), make_settings(max_batch_size=64)
     settings.batch_sizes = ["max"]  # refused on the CPU, where the process would end
     result = Result(settings)
     machine.session(result).run()
     assert [row.batch_size for row in result.rows] == [16, 32, 32]
-    assert "test_vit, batch 16" in throughput.format_result(result)
+    text = throughput.format_result(result)
+    assert "test_vit, batch 16" in text and "test_vit ran out of memory at batch 64, 32\n" in text
+
+
+def test_the_largest_batch_leaves_a_gpu_room_for_the_other_networks(monkeypatch):
+    shares = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: shares.append(share))
+    with session._part_of_memory(torch.device("cuda")):
+        assert shares == [0.75]
+    assert shares == [0.75, 1.0]
 
 
 def test_an_interrupted_measurement_goes_on_where_it_stopped(tmp_path):
@@ -211,7 +229,7 @@ def test_command_measures_writes_and_resumes(tmp_path, monkeypatch, capsys, no_m
     shorten_turns(monkeypatch)
     path = tmp_path / "result.json"
     models = ["test_vit[no_fused_attn]", "test_convnext[conv_mlp,channels_last]"]
-    options = ["--batch-size", "1", "2", "--rounds", "2", "--image-size", "96", "--precision", "bfloat16"]
+    options = ["--batch-size", "2", "--rounds", "2", "--image-size", "96", "--precision", "bfloat16"]
     assert main(["throughput", "--models", *models, *options, "--json", str(path)]) == 0
     printed = capsys.readouterr().out
     assert "Batch size 2, inference, bfloat16, 96 pixels:" in printed and "Ratio to test_vit[no_fused_attn]" in printed
@@ -220,7 +238,8 @@ def test_command_measures_writes_and_resumes(tmp_path, monkeypatch, capsys, no_m
     (conditions,) = data["conditions"]
     assert conditions["torch"] == torch.__version__ and conditions["threads"] == torch.get_num_threads()
     assert {"device", "cores", "timm", "hifuse_timm", "date", "command"} <= set(conditions)
-    assert [(row["model"], row["group"]) for row in data["rows"]] == [(m, g) for g in (1, 2) for m in models]
+    assert conditions["tf32"] is conditions["gpu_before"] is conditions["gpu_after"] is None
+    assert [(row["model"], row["group"]) for row in data["rows"]] == [(m, g) for g in (2, 1) for m in models]  # 1 for the latency
     assert data["rows"][0]["fused_attention"] is False and data["rows"][1]["fused_attention"] is None
     assert all(row["error"] is None and len(row["samples"]["rates"]) == 2 for row in data["rows"])
 
@@ -262,6 +281,7 @@ def test_ctrl_c_ends_with_what_there_is(tmp_path, monkeypatch, capsys):
         ("--models test_vit --device cuda:99", "device: 'cuda:99' is not there"),
         ("--models test_vit --rounds 0", "rounds: 0 is too few"),
         ("--models test_vit --batch-size 0", "batch-size: 0 is too few"),
+        ("--models test_vit --compile-mode reduce-overhead", "compile-mode: reduce-overhead is for networks that"),
         ("--models test_vit --json nowhere/result.json", "nowhere, to write result.json in, does not exist"),
     ],
 )
@@ -333,6 +353,48 @@ def test_memory_on_a_gpu_comes_from_its_allocator(monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 1000)  # of it, 960 belong to other networks
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 1500)
     assert memory.measure_on_cuda(runner) == Memory(peak=540, excess=500)
+    config = RunnerConfig("test_vit", 1, 96, "cuda", "float32", "inference")
+    assert memory.peak_memory(config, runner) == Memory(peak=540, excess=500)
+    graphs = replace(config, compile=True, compile_mode="reduce-overhead")
+    assert memory.peak_memory(graphs, runner) is None  # they hold memory between calls, so that no call shows it
+
+
+@pytest.mark.parametrize(
+    ("precision", "weights", "computed"),
+    [
+        ("float32", torch.float32, torch.float32),
+        ("bfloat16", torch.bfloat16, torch.bfloat16),
+        ("amp_bfloat16", torch.float32, torch.bfloat16),
+        ("amp", torch.float32, torch.float16),
+    ],
+)
+def test_precision_is_that_of_weights_or_of_autocast(precision, weights, computed):
+    runner = make_runner(RunnerConfig("test_vit", 2, 96, "cpu", precision, "inference"))
+    assert runner.images.dtype == runner.model.head.weight.dtype == weights
+    assert runner.forward()[0].dtype == computed
+
+
+def test_compile_mode_reaches_the_compiler(monkeypatch):
+    given = []
+    monkeypatch.setattr(torch, "compile", lambda model, **kwargs: given.append(kwargs) or model)
+    for compile in (True, False):
+        config = RunnerConfig("test_vit", 2, 96, "cpu", "float32", "inference", compile, compile_mode="reduce-overhead")
+        make_runner(config)
+    assert given == [dict(dynamic=False, mode="reduce-overhead")]
+
+
+def test_conditions_say_how_a_gpu_is(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="12-34"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    device = torch.device("cuda")
+    assert conditions(device, tf32=True)["gpu_before"] is None  # without nvidia-smi
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text('#!/bin/sh\n[ "$1" = --id=GPU-12-34 ] && echo "1980 MHz, 2619 MHz, 99.50 W, 700.00 W, 41"\n')
+    smi.chmod(0o755)
+    here = conditions(device, tf32=True)
+    assert here["tf32"] == "on" and here["gpu_before"] == "SM 1980 MHz, memory 2619 MHz, 99.50 W of 700.00 W, 41 °C"
+    assert conditions(device, tf32=False)["tf32"] == "off" and conditions(device)["tf32"] is None
 
 
 def test_gpu_is_waited_for_before_the_clock_is_read(monkeypatch):

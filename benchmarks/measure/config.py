@@ -11,8 +11,31 @@ from hifuse_timm import loading
 from ..networks.specs import Spec, build, parse_spec
 from .runner import NetworkRunner
 
-PRECISIONS = loading.PRECISIONS | dict(tf32=torch.float32)  # tf32 is float32 whose products are rounded
 MODES = ("inference", "training")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+_CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # of these, those that replay CUDA graphs
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a network computes in.
+
+    Attributes:
+        dtype: Type of weights and images, or what autocast computes in.
+        autocast: Whether weights and images stay in float32, under autocast.
+        tf32: Whether a GPU rounds what it multiplies in float32 to TF32.
+    """
+
+    dtype: torch.dtype
+    autocast: bool = False
+    tf32: bool = False
+
+
+PRECISIONS = {name: Precision(dtype) for name, dtype in loading.PRECISIONS.items()} | dict(
+    tf32=Precision(torch.float32, tf32=True),
+    amp=Precision(torch.float16, autocast=True),  # amp and amp_bfloat16 as timm's benchmark.py calls them
+    amp_bfloat16=Precision(torch.bfloat16, autocast=True),
+)
 
 
 def parse_device(name: str | None) -> torch.device:
@@ -45,11 +68,11 @@ class RunnerConfig:
         batch_size: Images a call.
         img_size: Pixels a side of the images.
         device: Name of the device.
-        precision: A key of PRECISIONS. Inference runs with weights and images of that type, training with weights in
-            float32 under autocast.
+        precision: A key of PRECISIONS. Training always has its weights in float32, under autocast.
         mode: 'inference' or 'training', which is forward, backward and a step of AdamW.
         compile: Whether to compile where the spec says nothing.
         channels_last: Whether to use channels_last where the spec says nothing.
+        compile_mode: Mode of torch.compile, its default for None.
     """
 
     spec: str
@@ -60,6 +83,13 @@ class RunnerConfig:
     mode: str
     compile: bool = False
     channels_last: bool = False
+    compile_mode: str | None = None
+
+    @property
+    def cuda_graphs(self) -> bool:
+        """Whether the network runs as CUDA graphs."""
+        on_gpu = torch.device(self.device).type == "cuda"
+        return on_gpu and self.compile_mode in _CUDA_GRAPHS and self.parse().compile
 
     def parse(self) -> Spec:
         """The network and its form.
@@ -74,15 +104,17 @@ class RunnerConfig:
 
     def runner_arguments(self) -> dict:
         """Arguments of `NetworkRunner` beside the network."""
-        spec = self.parse()
+        spec, precision = self.parse(), PRECISIONS[self.precision]
         return dict(
             batch_size=self.batch_size,
             img_size=self.img_size,
             num_classes=spec.form.num_classes,
             device=self.device,
-            dtype=PRECISIONS[self.precision],
+            dtype=precision.dtype,
+            autocast=precision.autocast,
             training=self.mode == "training",
             compile=spec.compile,
+            compile_mode=self.compile_mode,
             channels_last=spec.channels_last,
         )
 

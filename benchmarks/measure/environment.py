@@ -3,6 +3,7 @@
 import os
 import platform
 import shlex
+import subprocess
 import sys
 from datetime import datetime, timezone
 from importlib import metadata
@@ -25,13 +26,33 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _driver() -> str | None:
-    """Version of the NVIDIA driver, as Linux gives it."""
+def _query_gpu(device: torch.device, *fields: str) -> list[str] | None:
+    """What nvidia-smi says of a GPU, None where it says nothing."""
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    command = ["nvidia-smi", f"--id=GPU-{uuid}", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    try:
+        process = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    values = process.stdout.strip().split(", ")
+    return values if len(values) == len(fields) else None
+
+
+def gpu_state(device: torch.device) -> str | None:
+    """Clocks, power and temperature of a GPU at this moment, as nvidia-smi gives them; None without them."""
+    if device.type != "cuda":
+        return None
+    values = _query_gpu(device, "clocks.sm", "clocks.mem", "power.draw", "power.limit", "temperature.gpu")
+    return values and "SM {}, memory {}, {} of {}, {} °C".format(*values)
+
+
+def _driver(device: torch.device) -> str | None:
+    """Version of the NVIDIA driver, as Linux gives it, or nvidia-smi."""
     try:
         with open("/proc/driver/nvidia/version") as lines:
             return lines.readline().partition(":")[2].strip()
     except OSError:
-        return None
+        return (_query_gpu(device, "driver_version") or [None])[0]
 
 
 def _command() -> str:
@@ -42,14 +63,21 @@ def _command() -> str:
     return " ".join([*variables, "python -m benchmarks", shlex.join(sys.argv[1:])])
 
 
-def conditions(device: torch.device) -> dict[str, str | int | None]:
-    """Device, threads, versions, date and command line."""
+def conditions(device: torch.device, tf32: bool | None = None) -> dict[str, str | int | None]:
+    """Device, threads, versions, date and command line, and how a GPU is now.
+
+    Args:
+        device: What is measured.
+        tf32: Whether a GPU rounds what it multiplies in float32; None where that is not known.
+    """
     on_gpu = device.type == "cuda"
     return dict(
         device=torch.cuda.get_device_name(device) if on_gpu else _processor(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        driver=_driver() if on_gpu else None,
+        driver=_driver(device) if on_gpu else None,
         cuda=torch.version.cuda if on_gpu else None,
+        tf32=("on" if tf32 else "off") if on_gpu and tf32 is not None else None,
+        gpu_before=gpu_state(device),
         threads=torch.get_num_threads(),
         python=platform.python_version(),
         torch=torch.__version__,

@@ -89,11 +89,18 @@ def _measure_here(config: RunnerConfig) -> Memory:
     return Memory(peak, peak - built - runner.state_bytes())
 
 
-def peak_memory(config: RunnerConfig) -> Memory | None:
-    """Peak memory of a network, on the CPU in a process of its own; None where the system does not tell."""
+def peak_memory(config: RunnerConfig, runner: NetworkRunner | None = None) -> Memory | None:
+    """Peak memory of a network, on the CPU in a process of its own; None where the system does not tell.
+
+    Args:
+        config: The network.
+        runner: The same, where it is there already on a GPU.
+    """
     if torch.device(config.device).type == "cpu":
         return measure_in_child(config)
-    return measure_on_cuda(make_runner(config))
+    if config.cuda_graphs:  # they hold their memory between calls, so that no call shows it
+        return None
+    return measure_on_cuda(runner or make_runner(config))
 
 
 if __name__ == "__main__":

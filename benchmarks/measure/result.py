@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-from .config import RunnerConfig, parse_device
+from .config import PRECISIONS, RunnerConfig, parse_device
 from .timing import Samples, Spread, ratios
 
 
@@ -16,6 +16,8 @@ class Settings:
         models: Specs, see `benchmarks.networks.specs`.
         baseline: The one of them to which the others are compared.
         batch_sizes: Images a call; 'max' for the largest that fits.
+        max_batch_size: Where 'max' begins to halve.
+        compile_mode: Mode of torch.compile, its default for None.
     """
 
     models: list[str]
@@ -28,6 +30,8 @@ class Settings:
     channels_last: bool = False
     compile: bool = False
     rounds: int = 5
+    max_batch_size: int = 8192
+    compile_mode: str | None = None
 
     @classmethod
     def of(
@@ -62,15 +66,16 @@ class Settings:
         Raises:
             ValueError: If something cannot be measured here, or not at all.
         """
-        for model in self.models:
-            self.runner_config(model, 1).parse()
+        specs = [self.runner_config(model, 1).parse() for model in self.models]
+        if self.compile_mode is not None and not any(spec.compile for spec in specs):
+            raise ValueError(f"compile-mode: {self.compile_mode} is for networks that are compiled; add compile")
         if len(set(self.models)) < len(self.models):
             raise ValueError(f"models: {' '.join(self.models)} names a network twice")
         if self.baseline not in self.models:
             raise ValueError(f"baseline: {self.baseline!r} is not measured, expected one of {', '.join(self.models)}")
         on_gpu = parse_device(self.device).type == "cuda"
-        if self.precision == "tf32" and not on_gpu:
-            raise ValueError("precision: tf32 is a GPU's, expected float32, bfloat16 or float16 on the CPU")
+        if PRECISIONS[self.precision].tf32 and not on_gpu:
+            raise ValueError("precision: tf32 is a GPU's, expected another on the CPU")
         if "max" in self.batch_sizes and not on_gpu:
             raise ValueError(
                 "batch-size: max is for GPUs, expected numbers: where a CPU's memory runs out the process ends"
@@ -91,6 +96,7 @@ class Settings:
             self.mode,
             compile=self.compile,
             channels_last=self.channels_last,
+            compile_mode=self.compile_mode,
         )
 
 
@@ -102,6 +108,7 @@ class Row:
         model: Its spec.
         group: The batch size asked for, 'max' for the largest that fits.
         batch_size: The batch size that it ran at.
+        out_of_memory: Larger ones at which memory ran out.
         macs: Multiply-accumulates of convolutions and linear layers for one image.
         fused_attention: Whether any attention is fused; None for a network without timm's attention.
         samples: Images a second of each round, and seconds of each call at batch size 1.
@@ -113,6 +120,7 @@ class Row:
     model: str
     group: int | str
     batch_size: int | None = None
+    out_of_memory: list[int] = field(default_factory=list)
     macs: float | None = None
     fused_attention: bool | None = None
     samples: Samples = field(default_factory=Samples)

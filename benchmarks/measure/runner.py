@@ -39,8 +39,10 @@ class NetworkRunner(Runner):
         num_classes: int,
         device: str,
         dtype: torch.dtype = torch.float32,
+        autocast: bool = False,
         training: bool = False,
         compile: bool = False,
+        compile_mode: str | None = None,
         channels_last: bool = False,
     ):
         """
@@ -50,29 +52,33 @@ class NetworkRunner(Runner):
             img_size: Pixels a side of the images.
             num_classes: Number of classes that labels are drawn from.
             device: Name of the device.
-            dtype: Type of weights and images in inference; in training, what autocast computes in.
+            dtype: Type of weights and images; what autocast computes in, where it is used.
+            autocast: Whether weights and images are float32, under autocast, as they always are in training.
             training: Whether a call is a training step: forward, backward and a step of AdamW.
             compile: Whether to compile the network.
+            compile_mode: Mode of torch.compile.
             channels_last: Whether weights and images are in channels_last memory format.
         """
         self.amount, self.training, self.keep_gradients = batch_size, training, False
         where = torch.device(device)
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        cast = torch.float32 if training else dtype
+        autocast = autocast or training
+        cast = torch.float32 if autocast else dtype
         images = torch.randn(batch_size, 3, img_size, img_size)
         self.model = model.train(training).to(where, cast, memory_format=memory_format)
         self.images = images.to(where, cast, memory_format=memory_format)
         # static shapes: a batch size measured after another is compiled for itself
-        self.network = torch.compile(self.model, dynamic=False) if compile else self.model
+        self.network = torch.compile(self.model, dynamic=False, mode=compile_mode) if compile else self.model
+        lower = autocast and dtype != torch.float32
+        self.autocast = torch.autocast(where.type, dtype) if lower else nullcontext()
         if training:
             self.labels = torch.randint(num_classes, (batch_size,), device=where)
             self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=0.01)
             self.scaler = torch.amp.GradScaler(where.type, enabled=dtype == torch.float16)
-            self.autocast = nullcontext() if dtype == torch.float32 else torch.autocast(where.type, dtype)
 
     def forward(self) -> list[torch.Tensor]:
         """Logits of each classifier, of which Conformer has two, each (B, number of classes)."""
-        with self.autocast if self.training else torch.inference_mode():
+        with self.autocast, nullcontext() if self.training else torch.inference_mode():
             logits = self.network(self.images)
         return list(logits) if isinstance(logits, (tuple, list)) else [logits]
 

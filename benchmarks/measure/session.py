@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from tqdm import tqdm
@@ -19,7 +20,7 @@ from .result import Limits, Result, Row
 from .runner import NetworkRunner, prepare_device
 from .timing import Clock, Probe, Runner, device_probes, read_clock
 
-LARGEST_BATCH = 8192  # where 'max' begins to halve
+SHARE_OF_MEMORY = 0.75  # of a GPU, within which 'max' has to fit: the networks that it takes turns with are there too
 
 
 def release_memory() -> None:
@@ -29,24 +30,39 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def find_largest_batch(make: Callable[[int], NetworkRunner], size: int) -> NetworkRunner:
+@contextmanager
+def _part_of_memory(device: torch.device) -> Iterator[None]:
+    """Have memory run out inside where a part of a GPU's is in use."""
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_per_process_memory_fraction(SHARE_OF_MEMORY, device)
+    try:
+        yield
+    finally:
+        if on_gpu:
+            torch.cuda.set_per_process_memory_fraction(1.0, device)
+
+
+def find_largest_batch(make: Callable[[int], NetworkRunner], size: int) -> tuple[NetworkRunner, list[int]]:
     """Halve a batch size until a network runs twice at it without running out of memory.
 
     Returns:
-        The network, ready to run.
+        The network, ready to run, and the sizes at which memory ran out.
 
     Raises:
         torch.OutOfMemoryError: If a single image is too much.
     """
+    too_large: list[int] = []
     while True:
         try:
             runner = make(size)
             for _ in range(2):  # a training step has its gradients and optimizer state from the second on
                 runner.step()
-            return runner
+            return runner, too_large
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
+        too_large.append(size)
         runner = None  # what is left of it goes only after the exception, which holds it
         release_memory()
         size //= 2
@@ -138,7 +154,7 @@ class Session:
         make_runner: Callable[[RunnerConfig], NetworkRunner] = make_runner,
         clock: Clock = read_clock,
         make_probes: Callable[[torch.device, torch.dtype], tuple[Probe, Probe]] = device_probes,
-        measure_memory: Callable[[RunnerConfig], Memory | None] = peak_memory,
+        measure_memory: Callable[[RunnerConfig, NetworkRunner | None], Memory | None] = peak_memory,
     ):
         """
         Args:
@@ -148,7 +164,7 @@ class Session:
             make_runner: Builds a network to call.
             clock: Clock of the turns.
             make_probes: Builds what measures the matrix-product rate, and what measures the memory bandwidth.
-            measure_memory: Measures the peak memory of a network.
+            measure_memory: Measures the peak memory of a network, which may be there already.
         """
         self.result, self.settings = result, result.settings
         self.device = torch.device(self.settings.device)
@@ -157,15 +173,11 @@ class Session:
 
     def run(self) -> None:
         """Measure every batch size."""
-        prepare_device(self.device, tf32=self.settings.precision == "tf32")
-        self.turns.progress.reset(sum(self._steps_left(group) for group in self.groups()))
-        for group in self.groups():
+        prepare_device(self.device, PRECISIONS[self.settings.precision].tf32)
+        groups = self.settings.batch_sizes
+        self.turns.progress.reset(sum(self._steps_left(group) for group in groups))
+        for group in groups:
             self._measure_group(group)
-
-    def groups(self) -> list[int | str]:
-        """The batch sizes, and 1 for the latency of inference."""
-        sizes = self.settings.batch_sizes
-        return sizes if self.settings.mode == "training" or 1 in sizes else [*sizes, 1]
 
     def _steps_left(self, group: int | str) -> int:
         """Warm-ups, turns and memory measurements that a batch size lacks."""
@@ -187,9 +199,15 @@ class Session:
             for samples in (limits.matmul, limits.copy, *(row.samples for row in rows)):
                 samples.keep_rounds(finished)
             self._measure_rounds(rows, limits, finished)
+            if self.device.type == "cuda":  # of the networks that are there: to compile them again takes long
+                self._measure_memory(rows)
             self.turns.end()
+        self._measure_memory(rows)
+
+    def _measure_memory(self, rows: list[Row]) -> None:
         for row in rows:
-            self.turns.measure_memory(row, self.measure_memory, settings.runner_config(row.model, row.batch_size))
+            measure = partial(self.measure_memory, runner=self.turns.running.get(row.label))
+            self.turns.measure_memory(row, measure, self.settings.runner_config(row.model, row.batch_size))
 
     def _measure_rounds(self, rows: list[Row], limits: Limits, finished: int) -> None:
         """Build the networks of a batch size, warm them up, and call them in turns from some round on."""
@@ -198,7 +216,7 @@ class Session:
         torch.compiler.reset()
         for row in rows:
             self.turns.warm_up(row, self._prepare, latency)
-        probes = self.make_probes(self.device, PRECISIONS[settings.precision])
+        probes = self.make_probes(self.device, PRECISIONS[settings.precision].dtype)
         for probe in probes:
             probe.warm_up(clock)
         for number in range(finished, settings.rounds):
@@ -217,7 +235,8 @@ class Session:
         if row.macs is None:  # the same in all its forms
             row.macs = count_form(parse_spec(row.model).form, self.settings.image_size).conv_linear
         if row.group == "max" and row.batch_size is None:
-            runner = find_largest_batch(make, LARGEST_BATCH)
+            with _part_of_memory(self.device):
+                runner, row.out_of_memory = find_largest_batch(make, self.settings.max_batch_size)
             row.batch_size = runner.amount
         else:
             row.batch_size = row.batch_size or row.group

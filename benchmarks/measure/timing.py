@@ -16,7 +16,7 @@ Clock = Callable[[], float]  # gives seconds
 WARMUP_CALLS = 3
 WARMUP_SECONDS = 1.0
 TURN_SECONDS = 0.5
-LATENCY_CALLS = 10  # in a turn, so that several rounds have enough for a 95th percentile
+LATENCY_CALLS = 20  # in a turn, so that five rounds have enough for a 99th percentile
 MATRIX_SIZES = dict(cpu=2048, cuda=8192)
 COPIED_NUMBERS = 2**28  # 1 GiB
 
@@ -31,6 +31,11 @@ def read_clock() -> float:
 def percentile(samples: list[float], percent: int) -> float:
     """Percentile of some samples, interpolated between the two nearest."""
     return samples[0] if len(samples) == 1 else quantiles(samples, n=100, method="inclusive")[percent - 1]
+
+
+def high_percentile(samples: list[float], percent: int) -> float | None:
+    """The same, where so many samples tell it that one or more lie beyond it, else None."""
+    return percentile(samples, percent) if len(samples) * (100 - percent) >= 100 else None
 
 
 @dataclass(frozen=True)

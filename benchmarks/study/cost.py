@@ -63,7 +63,7 @@ def measure_image(recorder: Recorder, run: Run) -> tuple[float, int]:
         recorder.study.img_size,
         recorder.study.num_classes,
         recorder.device,
-        PRECISIONS[precision],
+        PRECISIONS[precision].dtype,
         training=True,
     )
     runner.step()  # warms up
