@@ -43,8 +43,7 @@ _COUNTED = ("Counted", BLACK, "o", 0)
 
 @matplotlib.rc_context(STYLE)
 def save(figure: Figure, path: Path) -> None:
-    """Write a picture as PNG and SVG; path has no suffix."""
-    figure.savefig(path.with_suffix(".png"), dpi=150)
+    """Write a picture as SVG; path has no suffix."""
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
 

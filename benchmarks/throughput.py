@@ -85,7 +85,10 @@ def format_result(result: Result, markdown: bool = False) -> str:
         text += [line for remark in remarks for line in (remark, "")]
         if limits.matmul.rates:
             text += [format_limits(limits), ""]
-    text += ["Medians, and quartiles in brackets, over the rounds; ratios and shares are taken round by round."]
+    text += [
+        "Medians, and quartiles in brackets, over the rounds; ratios and shares are taken round by round. "
+        "p90 needs 10 calls, p99 100."
+    ]
     text += [line for session in result.conditions for line in ("", format_conditions(session))]
     return "\n".join(text)
 

@@ -239,7 +239,9 @@ def test_command_measures_writes_and_resumes(tmp_path, monkeypatch, capsys, no_m
     assert conditions["torch"] == torch.__version__ and conditions["threads"] == torch.get_num_threads()
     assert {"device", "cores", "timm", "hifuse_timm", "date", "command"} <= set(conditions)
     assert conditions["tf32"] is conditions["gpu_before"] is conditions["gpu_after"] is None
-    assert [(row["model"], row["group"]) for row in data["rows"]] == [(m, g) for g in (2, 1) for m in models]  # 1 for the latency
+    assert [(row["model"], row["group"]) for row in data["rows"]] == [
+        (m, g) for g in (2, 1) for m in models
+    ]  # 1 for the latency
     assert data["rows"][0]["fused_attention"] is False and data["rows"][1]["fused_attention"] is None
     assert all(row["error"] is None and len(row["samples"]["rates"]) == 2 for row in data["rows"])
 

@@ -14,7 +14,7 @@ from .tables import describe_split, format_study, format_summary
 
 
 def write_page(folder: Path, result: StudyResult) -> None:
-    """Write README.md, learning-curves and accuracy, as SVG and PNG, into the folder of a study."""
+    """Write README.md, learning-curves and accuracy, as SVG, into the folder of a study."""
     save(accuracy_figure(result), folder / "accuracy")
     save(learning_figure(result), folder / "learning-curves")
     write_text(folder / "README.md", format_page(result))
