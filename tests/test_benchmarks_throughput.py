@@ -7,15 +7,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from timm.layers import use_fused_attn
+from torch.cuda._utils import _get_device_index
 from tqdm import tqdm
 
 from benchmarks import scaling, throughput
 from benchmarks.__main__ import main
 from benchmarks.measure import memory, session, timing
-from benchmarks.measure.config import RunnerConfig, make_runner
+from benchmarks.measure.config import RunnerConfig, make_runner, parse_device
 from benchmarks.measure.environment import conditions
 from benchmarks.measure.memory import Memory
 from benchmarks.measure.result import Result, Settings
+from benchmarks.measure.runner import prepare_device
 from benchmarks.measure.session import Session, find_largest_batch
 from benchmarks.measure.timing import Probe, Spread, percentile, read_clock
 from benchmarks.networks.specs import build, parse_spec
@@ -383,6 +385,15 @@ def test_compile_mode_reaches_the_compiler(monkeypatch):
         config = RunnerConfig("test_vit", 2, 96, "cpu", "float32", "inference", compile, compile_mode="reduce-overhead")
         make_runner(config)
     assert given == [dict(dynamic=False, mode="reduce-overhead")]
+
+
+def test_a_gpu_is_made_the_current_one_by_its_index(monkeypatch):
+    made_current = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: made_current.append(_get_device_index(device)))
+    for name in ("cuda", "cuda:1"):
+        prepare_device(parse_device(name))
+    assert made_current == [0, 1]
 
 
 def test_conditions_say_how_a_gpu_is(monkeypatch, tmp_path):

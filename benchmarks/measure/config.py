@@ -39,7 +39,7 @@ PRECISIONS = {name: Precision(dtype) for name, dtype in loading.PRECISIONS.items
 
 
 def parse_device(name: str | None) -> torch.device:
-    """Device of that name; for None the GPU, if there is one, else the CPU.
+    """Device of that name, a GPU with its index; for None the GPU, if there is one, else the CPU.
 
     Raises:
         ValueError: If it is neither the CPU nor a GPU that is there.
@@ -56,7 +56,8 @@ def parse_device(name: str | None) -> torch.device:
         raise ValueError(
             f"device: {name!r} is not there, of {torch.cuda.device_count()} GPUs; expected cpu or one of them"
         )
-    return device
+    # torch.cuda.set_device takes no GPU without an index
+    return device if device.type == "cpu" else torch.device("cuda", device.index or 0)
 
 
 @dataclass(frozen=True)
