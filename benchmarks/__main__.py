@@ -5,13 +5,14 @@ from argparse import ArgumentParser
 
 from hifuse_timm.files import check_writable
 
-from . import ablation, accuracy, complexity, report, scaling, throughput, versus
+from . import ablation, accuracy, complexity, report, scaling, suite, throughput, versus
 
 COMMANDS = dict(
     complexity=complexity,
     throughput=throughput,
     versus=versus,
     scaling=scaling,
+    suite=suite,
     ablation=ablation,
     accuracy=accuracy,
     report=report,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,17 +110,20 @@ def _load(path: str) -> dict:
     return data
 
 
-def run(args: Namespace) -> None:
-    """Write the page, and the pictures under the names of the results."""
-    require("matplotlib", "benchmarks")
+def write_page(loaded: dict[str, dict], out: Path, top: Sequence[str] = ()) -> Path:
+    """Write report.md, and the pictures under the names of the results.
+
+    Args:
+        loaded: Results by the names of their files.
+        out: The folder, which is there.
+        top: What stands before them, paragraph by paragraph.
+
+    Returns:
+        The page.
+    """
     from .figures import save
 
-    loaded = {Path(path).stem: _load(path) for path in args.results}
-    if len(loaded) < len(args.results):
-        raise ValueError("RESULT.json: two results have one name, expected names of their own for their pictures")
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    page = ["# HiFuse and the networks of its paper, measured"]
+    page = ["# HiFuse and the networks of its paper, measured", *top]
     for name, data in loaded.items():
         section = SECTIONS[data["kind"]](data, name)
         page.append(f"## {section.title}")
@@ -128,4 +132,15 @@ def run(args: Namespace) -> None:
             page.append(f"![{section.caption}]({name}.svg)")
         page.append(section.text)
     write_text(out / "report.md", "\n\n".join(page) + "\n")
-    print(out / "report.md")
+    return out / "report.md"
+
+
+def run(args: Namespace) -> None:
+    """Write the page and its pictures."""
+    require("matplotlib", "benchmarks")
+    loaded = {Path(path).stem: _load(path) for path in args.results}
+    if len(loaded) < len(args.results):
+        raise ValueError("RESULT.json: two results have one name, expected names of their own for their pictures")
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    print(write_page(loaded, out))
