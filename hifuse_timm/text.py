@@ -11,6 +11,9 @@ LITERAL_TEXT = {"text.parse_math": False, "text.usetex": False}
 # Controls, line and paragraph separators, and the surrogates in which Python keeps bytes that are not UTF-8.
 _UNPRINTABLE = ("Cc", "Zl", "Zp", "Cs")
 
+# What makes text run the other way, or ends that: a name could look like another by it.
+_TURNING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
 # What begins or ends something in Markdown, its tables, formulas and HTML. An underscore within a word does not.
 _MARKUP = re.compile(r"[\\`*\[\]<>&|~$]|(?<![^\W_])_|_(?![^\W_])")
 
@@ -18,7 +21,9 @@ _MARKUP = re.compile(r"[\\`*\[\]<>&|~$]|(?<![^\W_])_|_(?![^\W_])")
 def printable(text: object) -> str:
     r"""The text in a line that any UTF-8 output takes: new lines, controls, what is not UTF-8 as \n, \x1b, \udcff."""
     return "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char) in _UNPRINTABLE else char
+        char.encode("unicode_escape").decode()
+        if unicodedata.category(char) in _UNPRINTABLE or char in _TURNING
+        else char
         for char in str(text)
     )
 

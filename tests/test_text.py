@@ -32,6 +32,7 @@ NAMES = [
     "قولون",
     "😀",
     "\udcff\x1b[31m",
+    "scan\u202egnp.exe",
     "| `code` <b> [a](b) %s {x}",
 ]
 
