@@ -43,6 +43,7 @@ __all__ = [
     "is_turned",
     "open_image",
     "stretch",
+    "thumbnail",
     "to_mode",
     "upright",
 ]
@@ -158,3 +159,11 @@ def upright(image: Image.Image) -> Image.Image:
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
     """The image in this mode, itself if it has it: Pillow would copy it."""
     return image if image.mode == mode else image.convert(mode)
+
+
+def thumbnail(image: Image.Image, side: int) -> Image.Image:
+    """The image in RGB, no side longer than this many pixels, without what its file says beside its pixels."""
+    scale = min(1, side / max(image.size))
+    size = [max(round(pixels * scale), 1) for pixels in image.size]
+    small = to_mode(image, "RGB").resize(size, Image.Resampling.BICUBIC)
+    return Image.fromarray(np.asarray(small))

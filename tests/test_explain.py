@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from types import SimpleNamespace
 
 import blobs
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 import timm
 import torch
 from dicoms import write_dicom
+from matplotlib import colormaps
 from PIL import Image
 from torch import nn
 
 from hifuse_timm.__main__ import main
-from hifuse_timm.explain import explain, find_layer, grad_cam, heat_map
+from hifuse_timm.explain import draw_heat_map, explain, find_layer, grad_cam, heat_map
 
 SIZE, BLOB, STRIDE = 96, 12, 16  # pixels of an image, of its blob, and for a token of the last map
 # A HiFuse of three stages: its last map has 6x6 tokens of such an image.
@@ -599,3 +601,18 @@ def test_function_takes_what_the_command_takes(image, checkpoint, tmp_path):
     out = tmp_path / "out.pdf"
     assert explain([image], "hifuse_tiny", checkpoint, out=out, layers=["stage2.fused"], device="cpu") == [out]
     assert out.read_bytes().startswith(b"%PDF")
+
+
+def test_picture_has_the_maps_colours_over_grey_and_is_dark_where_the_crop_cuts_off(trained, samples):
+    transform = timm.data.create_transform(input_size=(3, SIZE, SIZE), crop_pct=0.8, mean=(0.5,) * 3, std=(0.5,) * 3)
+    image = samples[0][0].resize((150, 100))
+    network = SimpleNamespace(model=trained, transform=transform, image_mode="RGB")
+    picture = np.asarray(draw_heat_map(network, image, 1)) / 255
+    heat = heat_map(trained, image, 1, transform=transform)
+    grey = np.asarray(image).mean(axis=2, keepdims=True) / 255
+    assert picture.shape == (100, 150, 3) and heat.any()
+    seen = np.zeros((100, 150), bool)
+    seen[10:90, 35:115] = True
+    assert np.abs(picture - 0.3 * grey)[~seen].max() < 0.01
+    assert np.abs(picture - (grey + colormaps["jet"](heat)[..., :3]) / 2)[seen].max() < 0.01
+    assert draw_heat_map(network, image, side=30).size == (30, 20)

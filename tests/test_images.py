@@ -12,7 +12,7 @@ from dicoms import write_dicom
 from PIL import Image
 
 from hifuse_timm.explain import load_image
-from hifuse_timm.images import FORMATS, open_image
+from hifuse_timm.images import FORMATS, open_image, thumbnail
 
 
 def see_as_train_py(path, mode: str) -> np.ndarray:
@@ -187,3 +187,11 @@ def test_image_is_refused_in_one_line_whatever_its_name(name, tmp_path):
     with pytest.raises(ValueError, match="is no image that is read here") as refusal:
         open_image(tmp_path / name)
     assert str(refusal.value).isprintable()
+
+
+def test_thumbnail_holds_pixels_alone(tmp_path):
+    image = Image.effect_noise((90, 60), 50)
+    image.save(tmp_path / "scan.jpg", comment=b"Jane Doe")
+    small = thumbnail(open_image(tmp_path / "scan.jpg"), 30)
+    assert small.mode == "RGB" and small.size == (30, 20) and not small.info
+    assert thumbnail(open_image(tmp_path / "scan.jpg"), 500).size == (90, 60)

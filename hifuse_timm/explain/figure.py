@@ -13,11 +13,11 @@ from PIL import Image
 
 from ..errors import require
 from ..files import check_writable, save_figure
-from ..images import open_image, to_mode
+from ..images import open_image, thumbnail, to_mode
 from ..loading import Trained, find_device, load_trained
 from ..text import LITERAL_TEXT, abbreviate, printable
-from .cam import find_branches, find_layer, grad_cam, resolve_layer
-from .overlay import preprocess, project, seen_part
+from .cam import find_branches, grad_cam, resolve_layer
+from .overlay import COLORS, blend, find_last_layer, preprocess, project, seen_part
 
 __all__ = ["explain"]
 
@@ -194,19 +194,15 @@ def _make_panels(
                 _Panel(network, resolve_layer(network.model, i), f"{heading}\n{abbreviate(i, 30)}") for i in layers
             ]
         else:
-            x, _ = preprocess(Image.new(network.image_mode, (256, 256)), network.transform)
-            noise = torch.randn(1, *x.shape, generator=torch.Generator().manual_seed(0))
-            panels.append(_Panel(network, find_layer(network.model, noise), heading))
+            panels.append(_Panel(network, find_last_layer(network), heading))
     return {"": panels}
 
 
 def _explain_image(
     path: Path, image: Image.Image, panels: dict[str, list[_Panel]], class_indices: dict[int, int | None]
 ) -> list[_Row]:
-    scale = min(1, _THUMBNAIL_SIZE / max(image.size))
-    size = [max(round(side * scale), 1) for side in image.size]
-    thumbnail = to_mode(image, "RGB").resize(size, Image.Resampling.BICUBIC)
-    ratio = np.array([thumbnail.width / image.width, thumbnail.height / image.height] * 2)
+    picture = thumbnail(image, _THUMBNAIL_SIZE)
+    ratio = np.array([picture.width / image.width, picture.height / image.height] * 2)
     name = abbreviate(path.name, 30) + (f"\nframe {image.info['frame']}" if "frame" in image.info else "")
     inputs = {}
     rows = []
@@ -224,19 +220,17 @@ def _explain_image(
             title = f"{abbreviate(_name_class(network, predicted), 22)} {probabilities[0, predicted]:.1%}"
             if index not in (None, predicted):
                 title += f"\nmap of {abbreviate(_name_class(network, index), 16)} {probabilities[0, index]:.1%}"
-            seen.append(seen_part(box, thumbnail.size))
-            heats.append(project(maps[0], box, thumbnail.size))
+            seen.append(seen_part(box, picture.size))
+            heats.append(project(maps[0], box, picture.size))
             titles.append(f"{label}: {title}" if label else title)
-        rows.append(_Row(np.asarray(thumbnail), seen, heats, titles))
+        rows.append(_Row(np.asarray(picture), seen, heats, titles))
     return rows
 
 
 def _draw(figure_class, rows: list[_Row], headings: list[str]):
     """Draw the rows: the picture and its heat maps, one scale of colours beside them all."""
-    from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
 
-    colors = colormaps["jet"]
     side, line_height = 2.2, 0.18  # inches
     heights = [line_height * max(heading.count("\n") + 1 for heading in headings)]
     heights += [side * min(max(row.picture.shape[0] / row.picture.shape[1], 0.3), 1.5) for row in rows]
@@ -256,19 +250,15 @@ def _draw(figure_class, rows: list[_Row], headings: list[str]):
     for axis, heading in zip(axes[0, 1:], headings, strict=True):
         write(axis, heading, fontsize=8, fontweight="bold")
     for row, row_axes in zip(rows, axes[1:], strict=True):
-        grey = row.picture.mean(axis=2, keepdims=True) / 255
         for axis, title in zip(row_axes, row.titles, strict=True):
             axis.set_title(title, fontsize=8, pad=3)
         if row.titles[0]:
             row_axes[0].imshow(row.picture)
-        for axis, heat, (x0, y0, x1, y1) in zip(row_axes[1:], row.heats, row.seen, strict=True):
-            # over grey, so that every colour is the heat map's
-            blended = 0.3 * grey.repeat(3, axis=2)
-            blended[y0:y1, x0:x1] = 0.5 * (grey + colors(heat)[..., :3])[y0:y1, x0:x1]
-            axis.imshow(blended)
+        for axis, heat, seen in zip(row_axes[1:], row.heats, row.seen, strict=True):
+            axis.imshow(blend(row.picture, heat, seen))
             if not heat.any():
                 write(axis, "empty", color="white")
-    scale = figure.colorbar(ScalarMappable(cmap=colors), ax=axes, aspect=30, shrink=min(1, 6 / sum(heights)), pad=0.01)
+    scale = figure.colorbar(ScalarMappable(cmap=COLORS), ax=axes, aspect=30, shrink=min(1, 6 / sum(heights)), pad=0.01)
     scale.set_ticks([0, 0.5, 1])
     scale.ax.tick_params(labelsize=8)
     scale.set_label("Grad-CAM (1: each map's highest place)", fontsize=8)

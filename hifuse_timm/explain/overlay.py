@@ -8,11 +8,14 @@ from timm.data.transforms import CenterCropOrPad, TrimBorder
 from torch import nn
 from torchvision.transforms import CenterCrop
 
-from ..images import to_mode
-from ..loading import image_mode
-from .cam import grad_cam
+from ..errors import require
+from ..images import thumbnail, to_mode
+from ..loading import Trained, image_mode
+from .cam import find_layer, grad_cam
 
-__all__ = ["heat_map", "preprocess", "project", "seen_part"]
+__all__ = ["COLORS", "blend", "draw_heat_map", "find_last_layer", "heat_map", "preprocess", "project", "seen_part"]
+
+COLORS = "jet"  # of heat maps, as matplotlib names them: those of the paper's Figure 4
 
 
 def heat_map(
@@ -45,6 +48,58 @@ def heat_map(
     x, box = preprocess(to_mode(image, image_mode(model)), transform)
     maps, _ = grad_cam(model, x.unsqueeze(0), class_index, layer)
     return project(maps[0], box, image.size)
+
+
+def draw_heat_map(
+    network: Trained, image: Image.Image, class_index: int | None = None, layer: str | None = None, side: int = 448
+) -> Image.Image:
+    """A picture of an image with Grad-CAM over it, as in the paper's Figure 4.
+
+    Args:
+        network: Classification network, and how images reach it.
+        image: The image, of any size, with 8 bits a channel, as `load_image` gives it.
+        class_index: Class to explain, by default the predicted one.
+        layer: Layer whose map is taken, as for `grad_cam`.
+        side: Pixels of the picture's longer side, at most.
+
+    Returns:
+        The picture, in RGB: the colours of the heat map over the image in grey, dark where the network's crop cuts off.
+
+    Raises:
+        ValueError: As `grad_cam`.
+        RuntimeError: If the extra is not installed.
+    """
+    picture = thumbnail(image, side)
+    x, box = preprocess(to_mode(image, network.image_mode), network.transform)
+    maps, _ = grad_cam(network.model, x.unsqueeze(0), class_index, layer)
+    box = tuple(np.array(box) * ([picture.width / image.width, picture.height / image.height] * 2))
+    blended = blend(np.asarray(picture), project(maps[0], box, picture.size), seen_part(box, picture.size))
+    return Image.fromarray((255 * blended).round().astype(np.uint8))
+
+
+def find_last_layer(network: Trained) -> str:
+    """Find the last layer before the head, as `find_layer`, by noise of the size that the network takes."""
+    x, _ = preprocess(Image.new(network.image_mode, (256, 256)), network.transform)
+    return find_layer(network.model, torch.randn(1, *x.shape, generator=torch.Generator().manual_seed(0)))
+
+
+def blend(picture: np.ndarray, heat: np.ndarray, seen: tuple[int, int, int, int]) -> np.ndarray:
+    """A heat map's colours over a picture in grey, so that every colour is the map's.
+
+    Args:
+        picture: The picture, (H, W, 3), from 0 to 255.
+        heat: The heat map, (H, W), from 0 to 1.
+        seen: The part that the network saw, left, top, right and bottom; what lies around it is darkened.
+
+    Returns:
+        (H, W, 3), from 0 to 1.
+    """
+    colors = require("matplotlib", "explain").colormaps[COLORS]
+    grey = picture.mean(axis=2, keepdims=True) / 255
+    x0, y0, x1, y1 = seen
+    blended = 0.3 * grey.repeat(3, axis=2)
+    blended[y0:y1, x0:x1] = 0.5 * (grey + colors(heat)[..., :3])[y0:y1, x0:x1]
+    return blended
 
 
 def preprocess(image: Image.Image, transform) -> tuple[torch.Tensor, tuple[float, float, float, float]]:
