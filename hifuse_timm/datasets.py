@@ -4,11 +4,11 @@ import csv
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from .errors import first_line
 
-__all__ = ["DATASETS", "Dataset", "check_name", "read_dataset", "read_description", "read_splits"]
+__all__ = ["DATASETS", "Dataset", "check_name", "name_in_splits", "read_dataset", "read_description", "read_splits"]
 
 # The Hub's identifiers of licences, https://huggingface.co/docs/hub/repositories-licenses, but for those of models.
 _HUB_LICENSES = set(
@@ -146,6 +146,11 @@ def read_splits(data_dir: str | Path) -> dict[str, dict[str, str]]:
     return {row["file"]: row for row in rows}
 
 
+def name_in_splits(file: str | Path) -> str:
+    """What splits.csv calls an image, given its path in the dataset: names that are not UTF-8 stand there escaped."""
+    return PurePath(file).as_posix().encode(errors="backslashreplace").decode()
+
+
 def read_dataset(data_dir: str | Path) -> tuple[str, Dataset]:
     """The short name of a dataset that `prepare` wrote, and its facts.
 
@@ -219,3 +224,7 @@ def _check_description(description) -> None:
     of_splits = counts.values() if isinstance(counts, dict) else [None]
     if not all(isinstance(s, dict) and all(type(n) is int and n >= 0 for n in s.values()) for s in of_splits):
         raise ValueError(f"its counts are {counts!r:.80}, expected for each split the number of images of each class")
+    shared = description.get("shared_with_train", {"unit": ""})
+    words = isinstance(shared, dict) and isinstance(shared.get("unit"), str)
+    if not words or not all(type(n) is int and n >= 0 for key, n in shared.items() if key != "unit"):
+        raise ValueError(f"its shared_with_train is {shared!r:.80}, expected a unit, and numbers of images by split")

@@ -9,6 +9,7 @@ from .fields import (
     FRACTION,
     OBJECT,
     TEXT,
+    Kind,
     between,
     check_fields,
     interval_of,
@@ -36,9 +37,14 @@ _EXAMPLE = '{"accuracy": 0.83}'
 
 _WRITER = "evaluate and average write"
 
+_RESAMPLES = "a whole number from 1 to 1,000,000", lambda value: COUNT[1](value) and 1 <= value <= 1_000_000
+_SEED = "a whole number of 64 bits", lambda value: is_number(value) and isinstance(value, int) and abs(value) < 2**63
+_UNIT = "groups or images", lambda value: value in ("groups", "images")
+
 _METRICS = dict.fromkeys(METRICS, FRACTION) | dict(kappa=between(-1, 1), mcc=between(-1, 1), brier=between(0, 2))
 _VALUES = {name: or_null(kind) if name in ("auroc", *_LATER) else kind for name, kind in _METRICS.items()}
-_INTERVALS = {"level": FRACTION, **{name: interval_of(kind) for name, kind in _METRICS.items()}}
+_BOUNDS = {name: interval_of(kind) for name, kind in _METRICS.items()}
+_INTERVALS = {"level": FRACTION, **_BOUNDS}
 _FIELDS = {
     **_VALUES,
     **dict.fromkeys(("model", "architecture", "title", "split"), TEXT),
@@ -50,7 +56,7 @@ _FIELDS_OF_CLASS = {"images": COUNT, "predicted": COUNT, **dict.fromkeys(CLASS_M
 _FIELDS_OF_KIND = {
     "evaluation": {
         "counts": {"images": COUNT, "classes": COUNT},
-        "intervals": _INTERVALS,
+        "intervals": _INTERVALS | dict(method=TEXT, unit=_UNIT, resamples=_RESAMPLES, seed=_SEED),
         "conditions": OBJECT,
     },
     "average": {
@@ -114,13 +120,32 @@ def _check_run(content: dict, what: str) -> None:
     for inside, within in ((content, ""), (content.get("pooled", {}), "pooled.")):
         if inside.get("intervals", {}).get("unit") == "groups":
             check_fields(inside, {"intervals": {"groups": COUNT}}, what, _WRITER, within)
+    if content["kind"] == "evaluation":
+        _check_parts(content, what)
     if content["paper"] is not None:
         numbers = dict.fromkeys(content["paper"], FRACTION)
         check_fields(content["paper"], numbers | {"method": TEXT}, what, _WRITER, "paper.")
 
 
+def _check_parts(content: dict, what: str) -> None:
+    """Check what not every evaluation has."""
+    intervals = content["intervals"]
+    if intervals["unit"] == "groups":
+        check_fields(intervals, {"over_images": _BOUNDS}, what, _WRITER, "intervals.")
+    _check_all(content, "origins", TEXT, what)
+    _check_all(content, "in_train", COUNT, what)
+    for name, of_class in content["per_class"].items():
+        _check_all(of_class, "intervals", interval_of(FRACTION), what, f"per_class.{name}.")
+
+
+def _check_all(content: dict, name: str, kind: Kind, what: str, within: str = "") -> None:
+    """Check that a field is an object, all of whose fields are of a kind."""
+    inside = content[name] if isinstance(content[name], dict) else {}
+    check_fields(content, {name: dict.fromkeys(inside, kind)}, what, _WRITER, within)
+
+
 def _fill_later(content: dict) -> None:
-    """Put in None where a run of an earlier version lacks a metric."""
+    """Put in None where a run of an earlier version lacks a metric, and nothing where it lacks what is told of it."""
 
     def fill(inside: Any, names: tuple[str, ...]) -> None:
         if isinstance(inside, dict):
@@ -132,3 +157,10 @@ def _fill_later(content: dict) -> None:
     per_class = content.get("per_class")
     for of_class in per_class.values() if isinstance(per_class, dict) else []:
         fill(of_class, _LATER_OF_CLASS)
+        if isinstance(of_class, dict):
+            of_class.setdefault("intervals", {})
+    if content["kind"] == "evaluation":
+        for name in ("origins", "in_train"):
+            content.setdefault(name, {})
+        if isinstance(content.get("intervals"), dict):
+            content["intervals"].setdefault("unit", "images")

@@ -14,7 +14,7 @@ from hifuse_timm.runs import CLASS_METRICS, METRICS, read_metrics, read_run
 def make_run(accuracy: float = 0.8) -> dict:
     """What `evaluate --json` writes, of three classes; the last never occurs, so that it has no AUROC."""
     metrics = dict.fromkeys(METRICS, 0.75) | dict(accuracy=accuracy)
-    of_class = dict(images=10, predicted=9, **dict.fromkeys(CLASS_METRICS, 0.7), intervals={})
+    of_class = dict(images=10, predicted=9, **dict.fromkeys(CLASS_METRICS, 0.7), intervals=dict(f1=[0.6, 0.8]))
     return dict(
         **metrics,
         kind="evaluation",
@@ -24,8 +24,11 @@ def make_run(accuracy: float = 0.8) -> dict:
         title="ISIC 2018",
         split="test",
         counts=dict(images=30, classes=3),
+        origins=dict(weights="x.pth.tar"),
+        in_train=dict(content=0, group=3),
         intervals=dict(
-            **dict(level=0.95, method="bootstrap", unit="groups", resamples=9, seed=0, groups=5),
+            **dict(level=0.95, method="bootstrap", unit="groups", groups=9, resamples=9, seed=0),
+            **dict(over_images=dict.fromkeys(METRICS, [0.7, 0.8])),
             **dict.fromkeys(METRICS, [0.7, 0.9]),
         ),
         per_class=dict(a=of_class, b=dict(of_class), c=of_class | dict(auroc=None)),

@@ -3,11 +3,11 @@
 import bisect
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from timm.utils.misc import natural_key
 
-from ..datasets import read_splits
+from ..datasets import name_in_splits, read_splits
 from ..errors import shorten
 
 __all__ = ["Columns"]
@@ -32,8 +32,7 @@ class Columns:
 
     def __init__(self, data_dir: Path, files: Sequence[str]):
         self.path, splits = data_dir / "splits.csv", read_splits(data_dir)
-        # names that are not UTF-8 stand there escaped
-        self.files = [PurePath(file).as_posix().encode(errors="backslashreplace").decode() for file in files]
+        self.files = list(map(name_in_splits, files))
         self.cells = {
             column: [splits.get(file, {}).get(column, "") for file in self.files]
             for column in next(iter(splits.values()), {})

@@ -20,12 +20,13 @@ from ..errors import require, shorten
 from ..files import save_figure
 from ..image_folders import ImageFolder, find_images
 from ..inference import Predicted, batched, check_options, fold, predict_files
-from ..loading import find_device, load_trained
+from ..loading import Trained, find_device, load_trained
 from ..paper import paper_result
 from ..predictions import Predictions, checksum_predictions, write_predictions
 from ..version import __version__
 from .calibrating import measure_calibrated, read_calibration_of_others
 from .columns import Columns
+from .leaks import count_shared
 from .measuring import measure, measure_subgroups
 
 __all__ = ["Evaluation", "evaluate"]
@@ -46,6 +47,7 @@ class Evaluation:
         targets: Class index of each image, (N,).
         groups: Name of each image's group, as of its patient; None where none are named.
         uncalibrated: The network's own probabilities, (N, K), where `probs` are calibrated ones; None where not.
+        trained: The network.
     """
 
     result: dict
@@ -53,8 +55,9 @@ class Evaluation:
     classes: list[str]
     probs: torch.Tensor
     targets: torch.Tensor
-    groups: list[str] | None = None
-    uncalibrated: torch.Tensor | None = None
+    groups: list[str] | None
+    uncalibrated: torch.Tensor | None
+    trained: Trained
 
     @property
     def predictions(self) -> Predictions:
@@ -174,6 +177,9 @@ def evaluate(
     columns = Columns(data_dir, files)
     groups = columns.find_groups(group_column, resample)
     subgroups = {of: columns.find_subgroups(of) for of in by}
+    in_train = count_shared(data_dir, description, split, files, group_column)
+    if shared := [f"{what} {count:,}" for what, count in in_train.items() if count]:
+        _logger.warning(f"of the {len(files):,} images of {split}, train has, too, by {', by '.join(shared)}")
     if calibration is not None:
         calibration = read_calibration_of_others(calibration, files, description.get("name"), split)
     trained = load_trained(
@@ -223,6 +229,7 @@ def evaluate(
         title=description.get("title") or data_dir.absolute().name,
         split=split,
         origins=origins,
+        in_train=in_train,
         **calibrated,
         paper=paper_result(trained.model.pretrained_cfg["architecture"], description.get("name")),
         conditions=dict(
@@ -241,7 +248,7 @@ def evaluate(
             torchmetrics=torchmetrics.__version__,
         ),
     )
-    evaluation = Evaluation(result, files, list(trained.class_names), probs, targets, groups, uncalibrated)
+    evaluation = Evaluation(result, files, list(trained.class_names), probs, targets, groups, uncalibrated, trained)
     result["predictions"] = checksum_predictions(evaluation.predictions)
     return evaluation
 
