@@ -36,6 +36,7 @@ __all__ = [
     "UNDECIDED",
     "Calibration",
     "check_measured",
+    "check_rules",
     "checksum_names",
     "log_probabilities",
     "mean_loss",
@@ -60,12 +61,15 @@ def _are_classes(value: object) -> bool:
 _LOSS = between(0, 1e6)
 _IS_NULL = "null", lambda value: value is None
 _QUALITY = dict(nll=_LOSS, ece=FRACTION, brier=_LOSS)
-_FIELDS = {
-    "classes": ("a list of two names or more, none of them twice", _are_classes),
+_FIELDS_OF_RULES = {
     "temperature": between(*TEMPERATURES),
     "temperature_interval": interval_of(between(*TEMPERATURES)),
     "thresholds": OBJECT,
     "undecided_below": or_null(FRACTION),
+}
+_FIELDS = {
+    "classes": ("a list of two names or more, none of them twice", _are_classes),
+    **_FIELDS_OF_RULES,
     "intervals": {"level": FRACTION, "unit": TEXT},
     "counts": {"images": COUNT, "groups": or_null(COUNT)},
     "fitted_on": {
@@ -226,6 +230,24 @@ def check_measured(content: dict, calibration: dict, what: str, within: str, wri
     check_fields(content, {"measured": fields}, what, writer, within)
 
 
+def check_rules(content: dict, what: str, within: str, writer: str) -> None:
+    """Check what a calibration is, and what was measured of it, in an object.
+
+    Args:
+        content: The object.
+        what: What it is in, as errors begin.
+        within: What stands in front of the fields' names in errors.
+        writer: The command, and a verb, that writes such objects.
+
+    Raises:
+        ValueError: If a field is missing or anything else; names it.
+    """
+    check_fields(content, _FIELDS_OF_RULES, what, writer, within)
+    for name, threshold in content["thresholds"].items():
+        check_fields({name: threshold}, {name: _FIELDS_OF_THRESHOLD}, what, writer, f"{within}thresholds.")
+    check_measured(content, content, what, within, writer)
+
+
 def _rates_of(*names: str) -> dict:
     rates = dict.fromkeys(names, or_null(FRACTION))
     return rates | {"intervals": dict.fromkeys(names, interval_of(FRACTION))}
@@ -246,9 +268,7 @@ def read_calibration(path: str | Path) -> Calibration:
     check_fields(content, _FIELDS, what, _WRITER)
     if unknown := [name for name in content["thresholds"] if name not in content["classes"]]:
         raise ValueError(f"{what} has a threshold for {shorten(unknown)}, expected some of its classes")
-    for name, threshold in content["thresholds"].items():
-        check_fields({name: threshold}, {name: _FIELDS_OF_THRESHOLD}, what, _WRITER, "thresholds.")
-    check_measured(content, content, what, "", _WRITER)
+    check_rules(content, what, "", _WRITER)
     return Calibration(
         classes=tuple(content["classes"]),
         temperature=float(content["temperature"]),

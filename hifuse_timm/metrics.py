@@ -16,7 +16,14 @@ from torch.nn.functional import one_hot
 from .errors import require
 from .runs import CLASS_METRICS, METRICS, SPECIFICITIES
 
-__all__ = ["CALIBRATION_BINS", "as_number", "brier_scores", "calibration_bins", "compute_metrics"]
+__all__ = [
+    "CALIBRATION_BINS",
+    "as_number",
+    "brier_scores",
+    "calibration_bins",
+    "calibration_curve",
+    "compute_metrics",
+]
 
 # Of equal width from 0 to 1, for the probability of the predicted class (Guo et al. 2017).
 CALIBRATION_BINS = 15
@@ -116,6 +123,24 @@ def calibration_bins(confidence: torch.Tensor) -> torch.Tensor:
     """Index of the calibration bin of each probability, (N,)."""
     edges = torch.linspace(0, 1, CALIBRATION_BINS + 1, dtype=confidence.dtype)
     return (torch.bucketize(confidence, edges, right=True) - 1).clamp(max=CALIBRATION_BINS - 1)
+
+
+def calibration_curve(probs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The bins of the expected calibration error, by the probability of the predicted class.
+
+    Args:
+        probs: Probability of each class for each image, (N, K).
+        targets: Class index of each image, (N,).
+
+    Returns:
+        Of each bin the number of images, their mean probability and their accuracy; NaN where there are no images.
+    """
+    confidence, predicted = probs.max(dim=1)
+    bins = calibration_bins(confidence)
+    counts, sums, hits = (
+        bins.bincount(values, CALIBRATION_BINS) for values in (None, confidence, (predicted == targets).double())
+    )
+    return counts, sums / counts, hits / counts
 
 
 def as_number(value: torch.Tensor) -> float | None:

@@ -19,7 +19,7 @@ from .fields import (
 )
 from .text import abbreviate
 
-__all__ = ["CLASS_METRICS", "METRICS", "SPECIFICITIES", "read_metrics", "read_run"]
+__all__ = ["CLASS_METRICS", "METRICS", "SPECIFICITIES", "SUBGROUP_METRICS", "read_metrics", "read_run"]
 
 # The sensitivities at a specificity that are measured.
 SPECIFICITIES = {"sensitivity_at_90_specificity": 0.9, "sensitivity_at_95_specificity": 0.95}
@@ -32,6 +32,7 @@ _LATER_OF_CLASS = ("average_precision", *SPECIFICITIES)
 # expected calibration error.
 METRICS = ("accuracy", "balanced_accuracy", "f1", "precision", "recall", "auroc", "ece", *_LATER)
 CLASS_METRICS = ("precision", "recall", "specificity", "f1", "auroc", *_LATER_OF_CLASS)
+SUBGROUP_METRICS = ("accuracy", "balanced_accuracy", "f1", "auroc")
 
 _EXAMPLE = '{"accuracy": 0.83}'
 
@@ -53,6 +54,11 @@ _FIELDS = {
     "paper": or_null(OBJECT),
 }
 _FIELDS_OF_CLASS = {"images": COUNT, "predicted": COUNT, **dict.fromkeys(CLASS_METRICS, or_null(FRACTION))}
+_FIELDS_OF_SUBGROUP = {
+    "images": COUNT,
+    **dict.fromkeys(SUBGROUP_METRICS, or_null(FRACTION)),
+    "intervals": dict.fromkeys(SUBGROUP_METRICS, interval_of(FRACTION)),
+}
 _FIELDS_OF_KIND = {
     "evaluation": {
         "counts": {"images": COUNT, "classes": COUNT},
@@ -136,6 +142,11 @@ def _check_parts(content: dict, what: str) -> None:
     _check_all(content, "in_train", COUNT, what)
     for name, of_class in content["per_class"].items():
         _check_all(of_class, "intervals", interval_of(FRACTION), what, f"per_class.{name}.")
+    _check_all(content, "subgroups", OBJECT, what)
+    for by, subgroups in content["subgroups"].items():
+        for name, subgroup in subgroups.items():
+            units = {"groups": COUNT} if intervals["unit"] == "groups" else {}
+            check_fields({name: subgroup}, {name: _FIELDS_OF_SUBGROUP | units}, what, _WRITER, f"subgroups.{by}.")
 
 
 def _check_all(content: dict, name: str, kind: Kind, what: str, within: str = "") -> None:
@@ -160,7 +171,7 @@ def _fill_later(content: dict) -> None:
         if isinstance(of_class, dict):
             of_class.setdefault("intervals", {})
     if content["kind"] == "evaluation":
-        for name in ("origins", "in_train"):
+        for name in ("origins", "in_train", "subgroups"):
             content.setdefault(name, {})
         if isinstance(content.get("intervals"), dict):
             content["intervals"].setdefault("unit", "images")

@@ -6,7 +6,7 @@ from .errors import require
 from .runs import SPECIFICITIES
 from .text import escape_markdown
 
-__all__ = ["METRIC_NAMES", "format_interval", "format_markdown", "format_percent", "format_table"]
+__all__ = ["METRIC_NAMES", "format_interval", "format_markdown", "format_percent", "format_table", "format_widening"]
 
 METRIC_NAMES = dict(
     accuracy="accuracy",
@@ -33,6 +33,13 @@ def format_percent(value: float | None) -> str:
 def format_interval(interval: list[float] | None) -> str:
     """The bounds of an interval in percent."""
     return "n/a" if interval is None else " - ".join(map(format_percent, interval))
+
+
+def format_widening(interval: list[float] | None, over_images: list[float] | None) -> str:
+    """How many times as wide as over images an interval is over groups; nothing where that is unknown."""
+    if interval is None or over_images is None or over_images[0] == over_images[1]:
+        return ""
+    return f"{(interval[1] - interval[0]) / (over_images[1] - over_images[0]):.2f}"
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

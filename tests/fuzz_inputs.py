@@ -100,7 +100,8 @@ class Originals:
     """Sound files, which the inputs are made of.
 
     Attributes:
-        folder: Where `data`, a dataset of two classes, and `sound.pth.tar`, a network for it, lie.
+        folder: Where `data`, a dataset of two classes, `sound.pth.tar`, a network for it, and `predictions.csv`, those
+            of the run, lie.
         checkpoints: Contents of checkpoints by the name of their model, training arguments as a dict.
         run: What `evaluate --json` wrote.
         average: What `average --json` wrote.
@@ -650,6 +651,9 @@ def fuzz_run(originals: Originals, folder: Path, rng: random.Random) -> Command:
         return fuzz_calibration(originals, folder, rng)
     average = rng.random() < 0.2
     write_json(folder / "in.json", originals.average if average else originals.run, rng)
+    if rng.random() < 0.4:
+        table = str(originals.folder / "predictions.csv")
+        return Command(["report", "in.json", "--predictions", table, "--out", "out.html"], "out.html")
     if average or rng.random() < 0.5:
         return publish_metrics(originals.folder / "sound.pth.tar", "--metrics", "in.json")
     return Command(["average", "in.json", str(originals.folder / "other.json"), "--json", "out.json"], "out.json")

@@ -45,6 +45,7 @@ COMMANDS = [
     "average",
     "compare",
     "calibrate",
+    "report",
     "predict",
     "publish",
     "recipe",

@@ -17,7 +17,7 @@ errors
 files fields images+pixels+dicom train_args
 runs
 datasets metrics predictions tables
-bootstrap image_folders calibration
+bootstrap curves image_folders calibration
 operating_points
 checkpoint
 convert
@@ -25,7 +25,7 @@ hub
 hifuse
 __init__ loading
 inference
-warm_start publish+model_card prepare evaluate compare calibrate explain predict recipes
+warm_start publish+model_card prepare evaluate compare calibrate explain predict report recipes
 cli
 __main__"""
 PLACES = {

@@ -21,6 +21,7 @@ from . import (
     prepare,
     publish,
     recipe,
+    report,
     run,
     warm_start,
 )
@@ -33,6 +34,7 @@ _COMMANDS = {
     "average": average,
     "compare": compare,
     "calibrate": calibrate,
+    "report": report,
     "predict": predict,
     "publish": publish,
     "recipe": recipe,
@@ -57,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     script_args = []
     if argv[:1] == ["run"]:  # what follows the script is the script's, --help too
         argv, script_args = argv[:2], argv[2:]
-    args = _make_parser().parse_args(argv, Namespace(script_args=script_args))
+    args = _make_parser().parse_args(argv, Namespace(script_args=script_args, argv=argv))
     if args.command == "run":  # so are its errors, its Ctrl-C and its output
         return run.run(args)
     if isinstance(sys.stdout, io.TextIOWrapper):

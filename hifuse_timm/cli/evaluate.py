@@ -9,9 +9,14 @@ pip install 'hifuse-timm[medical]'.
 """
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+
+from torch import Tensor
 
 from ..errors import require
 from ..files import check_writable, write_json
+from ..loading import Trained
+from ..predictions import Predictions
 from ..runs import METRICS
 from .options import add_calibration, add_class_map, add_inference, add_resampling, add_use_ema, inference_options
 
@@ -56,6 +61,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--plots", metavar="DIR", help="draw confusion matrix, ROC curves and reliability diagram")
     add_calibration(parser, "metrics of calibrated probabilities, and what its thresholds reach")
+    parser.add_argument(
+        "--report",
+        metavar="FILE.html",
+        help="write a page of all this, with the most confident mistakes and the least certain images, and where the "
+        "network looks in them (extra explain); it needs no other file and nothing from a network",
+    )
+    parser.add_argument(
+        "--no-images", action="store_true", help="leave the images out of the report; their names stay in it"
+    )
     add_inference(parser)
     parser.add_argument(
         "--group-column",
@@ -84,9 +98,14 @@ def run(args: Namespace) -> None:
     require("tabulate", "medical")  # before long work
     if args.plots is not None:
         require("matplotlib", "medical")
+    if args.report is not None:
+        require("jinja2", "medical")
+    elif args.no_images:
+        raise ValueError("no_images leaves the images out of a report: give --report FILE.html, or leave it out")
     check_writable(args.json)
     check_writable(args.predictions)
     check_writable(args.plots, directory=True)
+    check_writable(args.report)
     options = dict(
         use_ema=args.use_ema,
         class_map=args.class_map,
@@ -114,7 +133,36 @@ def run(args: Namespace) -> None:
             written.append(args.predictions)
         if args.plots is not None:
             written += map(str, evaluation.save_plots(args.plots))
+        if args.report is not None:
+            _write_report(args, evaluation.result, evaluation.predictions, evaluation.uncalibrated, evaluation.trained)
+            written.append(args.report)
     finally:  # what was measured is shown where it cannot be written, too
         print(format_result(evaluation.result))
     if written:
         print(f"\nwritten: {', '.join(written)}")
+
+
+def _write_report(
+    args: Namespace, result: dict, predictions: Predictions, uncalibrated: Tensor | None, trained: Trained
+) -> None:
+    from ..report import Run, add_pictures, find_mistakes, find_uncertain, write_report
+
+    mistakes, uncertain = find_mistakes(predictions), find_uncertain(predictions)
+    note = "The images are left out (--no-images)."
+    if not args.no_images:
+        draw_heat_map, note = _find_heat_maps(trained)
+        mistakes, uncertain = (add_pictures(found, args.data_dir, draw_heat_map) for found in (mistakes, uncertain))
+    run = Run(args.model, result, predictions, uncalibrated, mistakes, uncertain)
+    write_report(args.report, [run], args.argv, note)
+
+
+def _find_heat_maps(trained: Trained) -> tuple[Callable | None, str]:
+    """What draws the heat map of a class over an image; None, and why, where nothing can."""
+    from ..explain import draw_heat_map, find_last_layer
+
+    try:
+        require("pytorch_grad_cam", "explain")
+        layer = find_last_layer(trained)
+    except (RuntimeError, ValueError) as e:
+        return None, f"There are no heat maps: {e}"
+    return lambda image, class_index: draw_heat_map(trained, image, class_index, layer), ""

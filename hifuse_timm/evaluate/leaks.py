@@ -10,7 +10,7 @@ __all__ = ["count_shared"]
 
 def count_shared(
     data_dir: Path, description: dict, split: str, files: Sequence[str], group_column: str | None
-) -> dict[str, int] | None:
+) -> dict[str, int]:
     """Count the images of a split that share something with an image of train, by what `prepare` wrote on them.
 
     Args:
@@ -22,7 +22,7 @@ def count_shared(
 
     Returns:
         The number of images that share their `content`, their `group` where groups have several images, and, as
-        `prepare` counted it, their patient or lesion. None where nothing is known of train.
+        `prepare` counted it, their patient or lesion. Nothing where nothing is known of train, or it is the split.
 
     Raises:
         ValueError: If `splits.csv` is not as `prepare` writes it.
@@ -32,7 +32,7 @@ def count_shared(
     rows = [splits[name] for name in map(name_in_splits, files) if name in splits]
     train = [row for row in splits.values() if row.get("split") == "train"]
     if split == "train" or not train or len(rows) < len(files):
-        return None
+        return {}
     shared = {}
     for what, column in (("content", "checksum"), ("group", group_column or "group")):
         values = [row.get(column) for row in splits.values()]

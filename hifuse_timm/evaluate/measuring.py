@@ -6,11 +6,9 @@ import torch
 
 from ..bootstrap import bootstrap_intervals, count_groups
 from ..metrics import compute_metrics
-from ..runs import CLASS_METRICS
+from ..runs import CLASS_METRICS, SUBGROUP_METRICS
 
-__all__ = ["SUBGROUP_METRICS", "measure", "measure_subgroups"]
-
-SUBGROUP_METRICS = ("accuracy", "balanced_accuracy", "f1", "auroc")
+__all__ = ["measure", "measure_subgroups"]
 
 _FEWEST_IMAGES = 10  # of a subgroup that is measured
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..metrics import CALIBRATION_BINS, calibration_bins
+from ..metrics import CALIBRATION_BINS, calibration_curve
 from ..text import LITERAL_TEXT, abbreviate
 
 __all__ = ["draw_confusion", "draw_reliability", "draw_roc"]
@@ -107,25 +107,21 @@ def draw_reliability(probs: torch.Tensor, targets: torch.Tensor, ece: float, tit
     Returns:
         A matplotlib Figure.
     """
-    confidence, predicted = probs.amax(dim=1), probs.argmax(dim=1)
-    bins = calibration_bins(confidence)
-    counts, hits, sums = (
-        bins.bincount(values, CALIBRATION_BINS).numpy()
-        for values in (None, (predicted == targets).double(), confidence)
-    )
+    counts, confidence, accuracy = (values.numpy() for values in calibration_curve(probs, targets))
     filled = counts > 0
-    accuracy, mean_confidence = hits[filled] / counts[filled], sums[filled] / counts[filled]
     width = 1 / CALIBRATION_BINS
     centers = ((torch.arange(CALIBRATION_BINS) + 0.5) * width).numpy()
 
     figure, plt = _new_figure(width=6, height=6.6)
     with plt.rc_context(_STYLE):
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        upper.bar(centers[filled], accuracy, width * 0.94, color=_COLORS[0], alpha=0.35, label="accuracy in the bin")
+        upper.bar(
+            centers[filled], accuracy[filled], width * 0.94, color=_COLORS[0], alpha=0.35, label="accuracy in the bin"
+        )
         upper.plot([0, 1], [0, 1], color="#666666", linewidth=1, linestyle="--", label="perfect calibration")
         upper.plot(
-            mean_confidence,
-            accuracy,
+            confidence[filled],
+            accuracy[filled],
             "o-",
             color=_COLORS[0],
             markersize=4,

@@ -3,10 +3,9 @@
 from textwrap import fill
 
 from ..operating_points import format_calibration
-from ..runs import CLASS_METRICS, METRICS
-from ..tables import METRIC_NAMES, format_interval, format_percent, format_table
+from ..runs import CLASS_METRICS, METRICS, SUBGROUP_METRICS
+from ..tables import METRIC_NAMES, format_interval, format_percent, format_table, format_widening
 from ..text import abbreviate, printable
-from .measuring import SUBGROUP_METRICS
 
 __all__ = ["format_result"]
 
@@ -91,10 +90,7 @@ def _format_intervals(intervals: dict, name: str) -> list[str]:
     interval = intervals[name]
     if intervals.get("unit") != "groups":
         return [format_interval(interval)]
-    over_images = intervals["over_images"][name]
-    if interval is None or over_images is None or over_images[0] == over_images[1]:
-        return [format_interval(interval), ""]
-    return [format_interval(interval), f"{(interval[1] - interval[0]) / (over_images[1] - over_images[0]):.2f}"]
+    return [format_interval(interval), format_widening(interval, intervals["over_images"][name])]
 
 
 def _format_selection(result: dict) -> list[str]:
