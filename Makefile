@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: reproduce test fuzz conformance whole-way lint clean
+.PHONY: reproduce test fuzz conformance whole-way browser lint clean
 
 # The main job: parameters and FLOPs beside the paper's.
 reproduce: $(VENV)/.installed
@@ -27,6 +27,11 @@ whole-way: $(VENV)/.installed-test
 	$(BIN)/python tests/whole_way.py $(abspath $(TRAIN_PY))
 	HIFUSE_TIMM_TRAIN_PY=$(abspath $(TRAIN_PY)) $(BIN)/python -m pytest tests/test_recipes.py tests/test_warm_start.py \
 	  tests/test_whole_way.py
+
+# The pages of report in Debian's Chromium: apt-get install chromium chromium-driver. OUT keeps what there is to look at.
+browser: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet selenium
+	$(BIN)/python tests/browser.py $(if $(OUT),--out $(OUT))
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
