@@ -104,10 +104,10 @@ class _Class:
         false_positive_rate, true_positive_rate, _ = metrics.roc_curve(self.is_class, self.scores)
         precision, recall, _ = metrics.precision_recall_curve(self.is_class, self.scores, drop_intermediate=True)
         recall, first = np.unique(recall[::-1], return_index=True)  # of the same recall, the greatest precision counts
+        first[0] = first[1]  # in the place of scikit-learn's precision 1 at recall 0, which no image makes
         return ClassCurves(
             Curve(false_positive_rate, true_positive_rate, _GRID, *_bounds(self.rates, _GRID, level)),
-            # without scikit-learn's point of recall 0, which no image makes
-            Curve(recall[1:], precision[::-1][first[1:]], _GRID[1:], *_bounds(self.precisions, _GRID[1:], level)),
+            Curve(recall, precision[::-1][first], _GRID[1:], *_bounds(self.precisions, _GRID[1:], level)),
         )
 
 

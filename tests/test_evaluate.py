@@ -164,7 +164,7 @@ def test_json_has_the_figures_of_the_predictions_at_the_top(run):
 
 def test_pictures_are_drawn(run):
     pictures = sorted((run / "plots").iterdir())
-    assert [p.name for p in pictures] == ["confusion_matrix.png", "reliability.png", "roc.png"]
+    assert [p.name for p in pictures] == ["confusion_matrix.png", "precision_recall.png", "reliability.png", "roc.png"]
     for path in pictures:
         with Image.open(path) as image:
             assert min(image.size) > 500 and len(image.convert("RGB").getcolors(1 << 24)) > 20

@@ -14,8 +14,10 @@ from conftest import NARROW
 from PIL import Image
 
 from hifuse_timm.__main__ import main
+from hifuse_timm.bootstrap import draw_weights
+from hifuse_timm.curves import measure_curves
 from hifuse_timm.errors import shorten
-from hifuse_timm.evaluate.plots import draw_confusion, draw_reliability, draw_roc
+from hifuse_timm.evaluate.plots import draw_confusion, draw_precision_recall, draw_reliability, draw_roc
 from hifuse_timm.files import save_figure
 from hifuse_timm.prepare import prepare
 from hifuse_timm.tables import format_markdown
@@ -67,9 +69,11 @@ def draw():
     count = len(NAMES)
     targets = torch.randint(count, (200,), generator=generator)
     probs = torch.randn(200, count, generator=generator).double().softmax(1)
+    curves = measure_curves(probs, targets, draw_weights(200, 9), range(count))
     return {
         "confusion": lambda names, title: draw_confusion(torch.ones(count, count, dtype=torch.long), names, title),
-        "roc": lambda names, title: draw_roc(probs, targets, names, [0.5] * count, title),
+        "roc": lambda names, title: draw_roc(curves, names, [0.5] * count, title),
+        "precision-recall": lambda names, title: draw_precision_recall(curves, names, [0.5] * count, title),
         "reliability": lambda names, title: draw_reliability(probs, targets, 0.1, title),
     }
 
@@ -86,7 +90,7 @@ def written_in(path) -> list[str]:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.filterwarnings("ignore:Glyph")  # of characters that the font lacks
-@pytest.mark.parametrize("kind", ["confusion", "roc", "reliability"])
+@pytest.mark.parametrize("kind", ["confusion", "roc", "precision-recall", "reliability"])
 def test_plots_have_names_as_they_are(kind, draw, tmp_path):
     import matplotlib
 

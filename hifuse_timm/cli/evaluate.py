@@ -59,7 +59,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--predictions", metavar="FILE.csv", help="write true and predicted class and probabilities by image"
     )
-    parser.add_argument("--plots", metavar="DIR", help="draw confusion matrix, ROC curves and reliability diagram")
+    parser.add_argument("--plots", metavar="DIR", help="draw confusion matrix, ROC, precision-recall, reliability")
     add_calibration(parser, "metrics of calibrated probabilities, and what its thresholds reach")
     parser.add_argument(
         "--report",

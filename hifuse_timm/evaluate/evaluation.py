@@ -13,8 +13,9 @@ from pathlib import Path
 import timm
 import torch
 
-from ..bootstrap import check_resampling
+from ..bootstrap import check_resampling, draw_weights
 from ..checkpoint import checksum_weights
+from ..curves import measure_curves
 from ..datasets import read_description
 from ..errors import require, shorten
 from ..files import save_figure
@@ -23,6 +24,7 @@ from ..inference import Predicted, batched, check_options, fold, predict_files
 from ..loading import Trained, find_device, load_trained
 from ..paper import paper_result
 from ..predictions import Predictions, checksum_predictions, write_predictions
+from ..runs import CLASS_METRICS
 from ..version import __version__
 from .calibrating import measure_calibrated, read_calibration_of_others
 from .columns import Columns
@@ -69,19 +71,24 @@ class Evaluation:
         write_predictions(path, self.predictions)
 
     def save_plots(self, directory: str | Path) -> list[Path]:
-        """Write confusion_matrix.png, roc.png and reliability.png to a folder, made where it is missing.
+        """Write confusion_matrix.png, roc.png, precision_recall.png and reliability.png to a folder.
+
+        The folder is made where it is missing.
 
         Returns:
             The files.
         """
-        from .plots import draw_confusion, draw_reliability, draw_roc
+        from .plots import draw_confusion, draw_precision_recall, draw_reliability, draw_roc
 
-        r = self.result
+        r, intervals = self.result, self.result["intervals"]
+        weights = draw_weights(len(self.files), intervals["resamples"], intervals["seed"], self.groups)
+        curves = measure_curves(self.probs, self.targets, weights, range(len(self.classes)), intervals["level"])
+        areas = {name: [of_class[name] for of_class in r["per_class"].values()] for name in CLASS_METRICS}
         title = f"{r['architecture']} on {r['title']}, {r['split']}"
-        auroc = [metrics["auroc"] for metrics in r["per_class"].values()]
         figures = {
             "confusion_matrix": draw_confusion(torch.tensor(r["confusion"]), self.classes, title),
-            "roc": draw_roc(self.probs, self.targets, self.classes, auroc, title),
+            "roc": draw_roc(curves, self.classes, areas["auroc"], title),
+            "precision_recall": draw_precision_recall(curves, self.classes, areas["average_precision"], title),
             "reliability": draw_reliability(self.probs, self.targets, r["ece"], title),
         }
         directory = Path(directory)

@@ -1,11 +1,12 @@
-"""Pictures of an evaluation: confusion matrix, ROC curves and reliability diagram."""
+"""Pictures of an evaluation: confusion matrix, ROC and precision-recall curves, and reliability diagram."""
 
 import torch
 
+from ..curves import ClassCurves, Curve
 from ..metrics import CALIBRATION_BINS, calibration_curve
 from ..text import LITERAL_TEXT, abbreviate
 
-__all__ = ["draw_confusion", "draw_reliability", "draw_roc"]
+__all__ = ["draw_confusion", "draw_precision_recall", "draw_reliability", "draw_roc"]
 
 _STYLE = {
     "font.size": 10,
@@ -54,44 +55,45 @@ def draw_confusion(confusion: torch.Tensor, classes: list[str], title: str):
     return figure
 
 
-def draw_roc(probs: torch.Tensor, targets: torch.Tensor, classes: list[str], auroc: list[float | None], title: str):
-    """ROC curves of each class against the rest, for the classes that occur.
+def draw_roc(curves: list[ClassCurves | None], classes: list[str], auroc: list[float | None], title: str):
+    """ROC curves of each class against the rest with their bands, for the classes that occur.
 
     Args:
-        probs: Probability of each class for each image, (N, K).
-        targets: Class index of each image, (N,).
+        curves: Curves of each class; a class where they are None has none.
         classes: Names of the classes.
-        auroc: Area under each curve; a class where it is None has none.
+        auroc: Area under each curve.
         title: Title of the picture.
 
     Returns:
         A matplotlib Figure.
     """
-    from torchmetrics.functional.classification import binary_roc
+    figure, ax = _new_chart(
+        title,
+        xlabel="false positive rate (1 - specificity)",
+        ylabel="true positive rate (recall)",
+    )
+    ax.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=(0, (2, 3)), label="chance 0.500")
+    _draw_curves(figure, ax, [c and c.roc for c in curves], classes, auroc, "AUROC", "default")
+    return figure
 
-    figure, plt = _new_figure(width=8.2, height=5.4)
-    with plt.rc_context(_STYLE):
-        ax = figure.subplots()
-        ax.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=(0, (2, 3)), label="chance 0.500")
-        for k, (name, area) in enumerate(zip(classes, auroc, strict=True)):
-            if area is None:
-                continue
-            false_positive_rate, true_positive_rate = (
-                rate.numpy() for rate in binary_roc(probs[:, k], (targets == k).long())[:2]
-            )
-            style = dict(color=_COLORS[k % len(_COLORS)], linestyle=_LINES[k // len(_COLORS) % len(_LINES)])
-            label = f"{abbreviate(name, _MAX_NAME)} {area:.3f}" if len(classes) <= _MAX_LABELLED else None
-            ax.plot(false_positive_rate, true_positive_rate, linewidth=1.6, label=label, clip_on=False, **style)
-        ax.set(
-            title=abbreviate(title, _MAX_TITLE),
-            xlabel="false positive rate (1 - specificity)",
-            ylabel="true positive rate (recall)",
-            xlim=(0, 1),
-            ylim=(0, 1),
-            aspect="equal",
-        )
-        ax.grid(True)
-        figure.legend(loc="outside right upper", title="class against the rest, AUROC", frameon=False, fontsize=9)
+
+def draw_precision_recall(
+    curves: list[ClassCurves | None], classes: list[str], average_precision: list[float | None], title: str
+):
+    """Precision-recall curves of each class against the rest with their bands, for the classes that occur.
+
+    Args:
+        curves: Curves of each class; a class where they are None has none.
+        classes: Names of the classes.
+        average_precision: Average precision of each class.
+        title: Title of the picture.
+
+    Returns:
+        A matplotlib Figure.
+    """
+    figure, ax = _new_chart(title, xlabel="recall", ylabel="precision")
+    of_classes = [c and c.precision_recall for c in curves]
+    _draw_curves(figure, ax, of_classes, classes, average_precision, "average precision", "steps-pre")
     return figure
 
 
@@ -140,6 +142,33 @@ def draw_reliability(probs: torch.Tensor, targets: torch.Tensor, ece: float, tit
         lower.set(xlabel="probability of the predicted class", ylabel="images")
         lower.grid(True, axis="y")
     return figure
+
+
+def _new_chart(title: str, **labels):
+    """A figure and its axes, both from 0 to 1."""
+    figure, plt = _new_figure(width=8.2, height=5.4)
+    with plt.rc_context(_STYLE):
+        ax = figure.subplots()
+        ax.set(title=abbreviate(title, _MAX_TITLE), xlim=(0, 1), ylim=(0, 1), aspect="equal", **labels)
+        ax.grid(True)
+    return figure, ax
+
+
+def _draw_curves(figure, ax, curves: list[Curve | None], classes, areas, what: str, drawstyle: str) -> None:
+    """Draw curves and their bands, with the area under each in the legend."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        alpha = min(0.15, 0.5 / len(classes))  # many bands lie over each other
+        for k, (curve, name, area) in enumerate(zip(curves, classes, areas, strict=True)):
+            if curve is None:
+                continue
+            color = _COLORS[k % len(_COLORS)]
+            label = f"{abbreviate(name, _MAX_NAME)} {area:.3f}" if len(classes) <= _MAX_LABELLED else None
+            style = dict(color=color, linestyle=_LINES[k // len(_COLORS) % len(_LINES)], drawstyle=drawstyle)
+            ax.plot(curve.x, curve.y, linewidth=1.6, label=label, clip_on=False, **style)
+            ax.fill_between(curve.grid, curve.lower, curve.upper, color=color, alpha=alpha, linewidth=0)
+        figure.legend(loc="outside right upper", title=f"class against the rest, {what}", frameon=False, fontsize=9)
 
 
 def _new_figure(width: float, height: float):

@@ -27,8 +27,8 @@ def draw_line(x, y) -> str:
 
 
 def draw_steps(x, y) -> str:
-    """A path of SVG on which each point holds from the one before it, the first from 0."""
-    return draw_line(np.insert(np.repeat(x, 2)[:-1], 0, 0), np.repeat(y, 2))
+    """A path of SVG on which each point holds from the one before it."""
+    return draw_line(np.repeat(x, 2)[1:-1], np.repeat(y[1:], 2))
 
 
 def draw_band(curve: Curve) -> str:
