@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,8 @@ from PIL import Image
 from timm.utils import reparameterize_model
 from torch.utils.data import DataLoader, Dataset
 
+from .errors import shorten
+from .exported import is_exported
 from .images import open_image
 from .loading import PRECISIONS, Trained
 
@@ -33,8 +36,10 @@ class Predicted(NamedTuple):
     faults: list[str | None]
 
 
-def check_options(precision: str, batch_size: int, workers: int | None) -> int:
-    """Check how images are to be run through networks, before long work.
+def check_options(
+    precision: str, batch_size: int, workers: int | None, checkpoints: Sequence[str | Path | None] = ()
+) -> int:
+    """Check how images are to be run through networks, of these checkpoints, before long work.
 
     Returns:
         The number of processes that read images: by default one a core, at most 4.
@@ -44,6 +49,8 @@ def check_options(precision: str, batch_size: int, workers: int | None) -> int:
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is not known: expected one of {', '.join(PRECISIONS)}")
+    if precision != "float32" and (exported := [str(path) for path in checkpoints if is_exported(path)]):
+        raise ValueError(f"precision {precision} cannot be chosen for {shorten(exported)}, which export fixed it in")
     if workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = min(4, cores)

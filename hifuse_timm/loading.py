@@ -27,13 +27,14 @@ from .checkpoint import Checkpoint, read_checkpoint
 from .convert import Architecture, check_architecture, check_extent, convert_state_dict
 from .datasets import read_description
 from .errors import first_line, shorten
+from .exported import is_exported, read_exported
 from .hifuse import HiFuse
 from .hub import check_tag
 from .image_folders import find_class_names
 from .text import abbreviate
 from .train_args import CROP_MODES
 
-__all__ = ["PRECISIONS", "Trained", "find_device", "image_mode", "load_trained"]
+__all__ = ["PRECISIONS", "Trained", "find_device", "image_mode", "load_for_inference", "load_trained"]
 
 _logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Trained:
         class_names: Names of the classes in the order of the outputs; None where nothing names them.
         checkpoint: What the checkpoint says of its weights, but without them; None where they are pretrained.
         origins: Where the weights, the transform and the classes come from, in words.
+        precision: What a file of `export` computes in; None for a network of PyTorch, which takes any precision.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Trained:
     class_names: tuple[str, ...] | None
     checkpoint: Checkpoint | None
     origins: dict[str, str]
+    precision: str | None = None
 
 
 def load_trained(
@@ -163,11 +166,8 @@ def load_trained(
         model_args = _read_off(state_dict, base["pretrained_cfg"], args, class_names) | model_args
         model = _build(architecture, image_args, base | model_args, name, pretrained=False)
         _load_weights(model, state_dict, f"checkpoint {checkpoint} does not fit {name}")
-    if class_names is not None and len(class_names) != model.num_classes:
-        raise ValueError(
-            f"{f'model {name}' if loaded is None else f'checkpoint {checkpoint}'} has {model.num_classes} classes, "
-            f"{named_by} has {len(class_names)}: {shorten(class_names)}"
-        )
+    what = f"model {name}" if loaded is None else f"checkpoint {checkpoint}"
+    _check_classes(class_names, model.num_classes, what, named_by)
     data_config, transform = _resolve_transform(model, image_args | {"model_kwargs": model_args}, name, loaded)
     origins = dict(
         weights=_describe_weights(name, checkpoint, loaded),
@@ -187,6 +187,83 @@ def load_trained(
         checkpoint=None if loaded is None else dataclasses.replace(loaded, state_dict={}),
         origins=origins,
     )
+
+
+def load_for_inference(
+    name: str,
+    checkpoint: str | Path | None = None,
+    *,
+    trust_pt2: bool = False,
+    device: str | torch.device | None = None,
+    data_dir: str | Path | None = None,
+    class_map: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    folders: Sequence[str] = (),
+    **options,
+) -> Trained:
+    """Build a network to make probabilities alone: as `load_trained`, or from a file of `export`.
+
+    Such a file has the network and its transform, and its classes unless `classes` or `class_map` name them. It is run
+    on the CPU.
+
+    Args:
+        name: As for `load_trained`; of a file, the architecture that it is of.
+        checkpoint: As for `load_trained`, or a file of `export`.
+        trust_pt2: Whether to read a .pt2, which can run any code.
+        device: As for `load_trained`; of a file, the CPU by default, and nothing else.
+        data_dir: As for `load_trained`, as are those that follow.
+        class_map: Class map.
+        classes: Names of the classes.
+        folders: Names of the class folders at hand.
+        **options: Others of `load_trained`, of which none can be chosen for a file.
+
+    Raises:
+        ValueError: As `load_trained`, or if a file is damaged, of another model, or a .pt2 without `trust_pt2`.
+        OSError: As `load_trained`.
+        RuntimeError: As `load_trained`, or if a library is missing that runs a file.
+    """
+    named = dict(data_dir=data_dir, class_map=class_map, classes=classes, folders=folders)
+    if not is_exported(checkpoint):
+        return load_trained(name, checkpoint, device=device, **named, **options)
+    if chosen := [key for key, value in options.items() if value]:
+        raise ValueError(f"{', '.join(chosen)} cannot be chosen for {checkpoint}, whose network is as it was exported")
+    if device is not None and find_device(device).type != "cpu":
+        raise ValueError(f"device {device} is not for {checkpoint}: what export wrote is run on the CPU, give cpu")
+    model = read_exported(checkpoint, trust_pt2)
+    metadata = model.metadata
+    if split_model_name_tag(name)[0] != metadata.architecture:
+        raise ValueError(f"{checkpoint} is of {abbreviate(metadata.architecture, 80)}, not of model {name}")
+    channels = metadata.transform["input_size"][0]
+    if _IMAGE_MODES.get(metadata.image_mode) != channels:
+        mode = abbreviate(metadata.image_mode, 40)
+        raise ValueError(f"{checkpoint} takes images of mode {mode} in {channels} channels, which do not fit together")
+    if metadata.classes and class_map is None and classes is None:
+        class_names, named_by = metadata.classes, str(checkpoint)
+    else:
+        description = {} if data_dir is None else read_description(data_dir)
+        class_names, named_by = find_class_names(data_dir, description, class_map, None, folders, classes)
+    _check_classes(class_names, metadata.num_classes, str(checkpoint), named_by)
+    return Trained(
+        name=name,
+        model=model.eval(),
+        model_args={},
+        data_config=metadata.transform,
+        transform=create_transform(**metadata.transform),
+        image_mode=metadata.image_mode,
+        class_names=None if class_names is None else tuple(class_names),
+        checkpoint=None,
+        origins=dict(
+            weights=f"exported to {checkpoint}, {metadata.format} in {metadata.precision}",
+            images=f"{_format_transform(metadata.transform)}: as {checkpoint} says",
+            classes="not named" if class_names is None else f"named by {named_by}",
+        ),
+        precision=metadata.precision,
+    )
+
+
+def _check_classes(class_names: Sequence[str] | None, num_classes: int, what: str, named_by: str) -> None:
+    if class_names is not None and len(class_names) != num_classes:
+        raise ValueError(f"{what} has {num_classes} classes, {named_by} has {len(class_names)}: {shorten(class_names)}")
 
 
 def find_device(name: str | torch.device | None = None) -> torch.device:
@@ -351,17 +428,21 @@ def _describe_weights(name: str, checkpoint: str | Path | None, loaded: Checkpoi
 
 
 def _describe_transform(config: dict, name: str, loaded: Checkpoint | None, given: dict) -> str:
-    height, width = config["input_size"][1:]
-    mean, std = (" ".join(f"{value:.4g}" for value in config[key]) for key in ("mean", "std"))
     if loaded is not None and loaded.training_args:
         origin = "as the training's arguments say"
     else:
         origin = f"as the settings of {name} say"
     if given:
         origin += f", but for {', '.join(given)}"
+    return f"{_format_transform(config)}: {origin}"
+
+
+def _format_transform(config: dict) -> str:
+    height, width = config["input_size"][1:]
+    mean, std = (" ".join(f"{value:.4g}" for value in config[key]) for key in ("mean", "std"))
     return (
         f"{width}x{height} pixels, crop {config['crop_pct']:g} ({config['crop_mode']}), {config['interpolation']}, "
-        f"mean {mean}, std {std}: {origin}"
+        f"mean {mean}, std {std}"
     )
 
 

@@ -52,6 +52,7 @@ COMMANDS = [
     "warm-start",
     "convert",
     "explain",
+    "export",
     "run",
 ]
 

@@ -15,7 +15,7 @@ layers
 version paper text
 errors
 files fields images+pixels+dicom train_args
-runs
+runs exported
 datasets metrics predictions tables
 bootstrap curves image_folders calibration
 operating_points
@@ -25,7 +25,7 @@ hub
 hifuse
 __init__ loading
 inference
-warm_start publish+model_card prepare evaluate compare calibrate explain predict report recipes
+warm_start publish+model_card prepare evaluate compare calibrate explain export predict report recipes
 cli
 __main__"""
 PLACES = {

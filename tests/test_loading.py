@@ -22,7 +22,7 @@ import hifuse_timm.explain.figure
 from hifuse_timm import hifuse
 from hifuse_timm.__main__ import main
 from hifuse_timm.datasets import DATASETS
-from hifuse_timm.loading import find_device, load_trained
+from hifuse_timm.loading import find_device, load_for_inference, load_trained
 
 LABELS = list(DATASETS["covid19ct"].labels)
 HIFUSE = dict(dims=(16, 32), depths=(1, 1), num_heads=(1, 2))
@@ -71,14 +71,14 @@ def seen(monkeypatch):
     """The networks that evaluate and explain load, each with the inputs that it sees from then on."""
     loaded = []
 
-    def load(*args, **kwargs):
-        trained, inputs = load_trained(*args, **kwargs), []
+    def load(load, *args, **kwargs):
+        trained, inputs = load(*args, **kwargs), []
         trained.model.register_forward_pre_hook(lambda module, args: inputs.append(args[0].detach().clone()))
         loaded.append((trained, inputs))
         return trained
 
-    for module in (hifuse_timm.evaluate.evaluation, hifuse_timm.explain.figure):
-        monkeypatch.setattr(module, "load_trained", load)
+    monkeypatch.setattr(hifuse_timm.evaluate.evaluation, "load_for_inference", partial(load, load_for_inference))
+    monkeypatch.setattr(hifuse_timm.explain.figure, "load_trained", partial(load, load_trained))
     return loaded
 
 

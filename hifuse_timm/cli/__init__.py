@@ -17,6 +17,7 @@ from . import (
     convert,
     evaluate,
     explain,
+    export,
     predict,
     prepare,
     publish,
@@ -41,6 +42,7 @@ _COMMANDS = {
     "warm-start": warm_start,
     "convert": convert,
     "explain": explain,
+    "export": export,
     "run": run,
 }
 

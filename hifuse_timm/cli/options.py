@@ -60,6 +60,14 @@ def add_inference(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at once (default: 32)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that read images; one a core, at most 4")
+    parser.add_argument(
+        "--trust-pt2", action="store_true", help="read a .pt2 as checkpoint, which can run any code: only one's own"
+    )
+    add_transform(parser)
+
+
+def add_transform(parser: ArgumentParser) -> None:
+    """Define what a network is and how images reach it, beyond what the checkpoint says."""
     add_model_kwargs(parser)
     parser.add_argument("--img-size", type=int, metavar="N", help="pixels a side, in the place of the training's")
     parser.add_argument(
@@ -76,6 +84,11 @@ def add_inference(parser: ArgumentParser) -> None:
 
 def inference_options(args: Namespace) -> dict:
     """What `add_inference` defined, as arguments of `evaluate` and `predict`."""
-    names = ("fuse", "device", "precision", "batch_size", "workers")
-    names += ("model_kwargs", "img_size", "crop_pct", "crop_mode", "mean", "std")
+    names = ("fuse", "device", "precision", "batch_size", "workers", "trust_pt2")
+    return {name: getattr(args, name) for name in names} | transform_options(args)
+
+
+def transform_options(args: Namespace) -> dict:
+    """What `add_transform` defined, as arguments of `load_trained`."""
+    names = ("model_kwargs", "img_size", "crop_pct", "crop_mode", "mean", "std")
     return {name: getattr(args, name) for name in names}

@@ -21,7 +21,7 @@ from ..errors import require, shorten
 from ..files import save_figure
 from ..image_folders import ImageFolder, find_images
 from ..inference import Predicted, batched, check_options, fold, predict_files
-from ..loading import Trained, find_device, load_trained
+from ..loading import Trained, find_device, load_for_inference
 from ..paper import paper_result
 from ..predictions import Predictions, checksum_predictions, write_predictions
 from ..runs import CLASS_METRICS
@@ -119,6 +119,7 @@ def evaluate(
     crop_mode: str | None = None,
     mean: list[float] | None = None,
     std: list[float] | None = None,
+    trust_pt2: bool = False,
     group_column: str | None = None,
     resample: str | None = None,
     calibration: str | Path | None = None,
@@ -137,8 +138,8 @@ def evaluate(
     Args:
         model: Name of a model in timm, or `hf-hub:ID` or `local-dir:DIR`.
         data_dir: Folder with `SPLIT/CLASS/*` images, as `prepare` writes it.
-        checkpoint: What timm's train.py saved, a safetensors file, or a checkpoint of the authors' code; None for the
-            pretrained weights of the model.
+        checkpoint: What timm's train.py saved, a safetensors file, or a checkpoint of the authors' code; or what
+            `export` wrote; None for the pretrained weights of the model.
         split: Folder in `data_dir` to evaluate on.
         use_ema: Whether to take the averaged weights that train.py keeps beside the trained ones; by default where
             there are some.
@@ -155,6 +156,7 @@ def evaluate(
         crop_mode: `center`, `squash` or `border`: how an image of another shape is fitted, as `load_trained` has it.
         mean: Mean of the normalisation, one value or one a channel.
         std: Standard deviation of the normalisation, one value or one a channel.
+        trust_pt2: Whether to read a .pt2 of `export`, which can run any code.
         group_column: Column of `splits.csv` that says which images belong together, as those of a patient; by default
             `subject` or else `group`, as `prepare` writes them, where they name some that do.
         resample: What the bootstrap draws, `groups` or `images`; by default groups where there are some.
@@ -174,7 +176,7 @@ def evaluate(
     """
     require("tqdm", "medical")
     torchmetrics = require("torchmetrics", "medical")
-    workers = check_options(precision, batch_size, workers)
+    workers = check_options(precision, batch_size, workers, [checkpoint])
     check_resampling(resamples, resample)
     device = find_device(device)
     data_dir = Path(data_dir)
@@ -189,7 +191,7 @@ def evaluate(
         _logger.warning(f"of the {len(files):,} images of {split}, train has, too, by {', by '.join(shared)}")
     if calibration is not None:
         calibration = read_calibration_of_others(calibration, files, description.get("name"), split)
-    trained = load_trained(
+    trained = load_for_inference(
         model,
         checkpoint,
         use_ema=use_ema,
@@ -203,6 +205,7 @@ def evaluate(
         crop_mode=crop_mode,
         mean=mean,
         std=std,
+        trust_pt2=trust_pt2,
     )
     if unknown := [name for name in images.classes if name not in trained.class_names]:
         raise ValueError(
@@ -244,7 +247,7 @@ def evaluate(
             weights=weights,
             use_ema=trained.checkpoint is not None and trained.checkpoint.averaged,
             fuse=fuse,
-            precision=precision,
+            precision=trained.precision or precision,
             group_column=None if groups is None else columns.name_groups(group_column),
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
             batch_size=batch_size,

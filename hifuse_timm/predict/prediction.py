@@ -18,7 +18,7 @@ from ..checkpoint import checksum_weights
 from ..errors import require, shorten
 from ..image_folders import is_image, walk_files
 from ..inference import Predicted, batched, check_options, fold, predict_files
-from ..loading import Trained, load_trained
+from ..loading import Trained, load_for_inference
 from ..predictions import name_columns, write_cells
 from .processes import broadcast, gather, joined, take_device
 from .table import Table, check_table
@@ -71,6 +71,7 @@ def predict(
     mean: list[float] | None = None,
     std: list[float] | None = None,
     calibration: str | Path | None = None,
+    trust_pt2: bool = False,
 ) -> Summary | None:
     """Write the predicted class of images and the probability of each class as CSV.
 
@@ -81,11 +82,11 @@ def predict(
         sources: Image files, DICOM among them, and folders, with all images in them. Each file counts once. Of a folder
             the files are taken that are images by their ending, or DICOM by their content; others are logged.
         model: Name of a model in timm, or `hf-hub:ID` or `local-dir:DIR`.
-        checkpoints: What timm's train.py saved, safetensors files, or checkpoints of the authors' code, whose
-            probabilities are averaged; none for the pretrained weights of the model.
+        checkpoints: What timm's train.py saved, safetensors files, or checkpoints of the authors' code, or what
+            `export` wrote, whose probabilities are averaged; none for the pretrained weights of the model.
         out: Table to write. One that is there is replaced, but for one that is not whole yet.
         resume: Whether to go on with a table that is not whole yet; one that is not there is begun.
-        classes: Names of the classes in the order of the outputs; by default as `load_trained` finds them.
+        classes: Names of the classes in the order of the outputs; by default as `load_for_inference` finds them.
         class_map: Text file with the name of a class on each line, as train.py's `--class-map`.
         data_dir: Dataset whose dataset.json, or train folder, names the classes.
         use_ema: Whether to take the averaged weights that train.py keeps beside the trained ones; by default where
@@ -104,6 +105,7 @@ def predict(
         std: Standard deviation of the normalisation, one value or one a channel.
         calibration: What `calibrate` wrote for this network: the probabilities are calibrated, and what is decided by
             them has columns of its own.
+        trust_pt2: Whether to read a .pt2 of `export`, which can run any code.
 
     Returns:
         What became of the images; None in the other processes of torchrun.
@@ -118,7 +120,7 @@ def predict(
     require("tqdm", "medical")
     sources, out = list(map(str, sources)), Path(out)
     load = partial(
-        load_trained,
+        load_for_inference,
         model,
         use_ema=use_ema,
         data_dir=data_dir,
@@ -130,11 +132,12 @@ def predict(
         crop_mode=crop_mode,
         mean=mean,
         std=std,
+        trust_pt2=trust_pt2,
     )
     with joined() as (rank, num_processes):
         if rank > 0:  # all is checked by the first, which says what is wrong once
             done, total = broadcast(None)
-        workers = check_options(precision, batch_size, workers)
+        workers = check_options(precision, batch_size, workers, checkpoints)
         if rank == 0:
             check_table(out, resume)
             total = _count_images(sources)

@@ -1,0 +1,8 @@
+"""Trained networks as files for other runtimes: ONNX, OpenVINO and torch.export's pt2.
+
+Needs `pip install 'hifuse-timm[export]'`, and for int8 the extra `int8`.
+"""
+
+from .exporting import Exported, export
+
+__all__ = ["Exported", "export"]
