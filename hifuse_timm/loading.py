@@ -243,18 +243,19 @@ def load_for_inference(
         description = {} if data_dir is None else read_description(data_dir)
         class_names, named_by = find_class_names(data_dir, description, class_map, None, folders, classes)
     _check_classes(class_names, metadata.num_classes, str(checkpoint), named_by)
+    data_config = {key: tuple(v) if isinstance(v, list) else v for key, v in metadata.transform.items()}
     return Trained(
         name=name,
         model=model.eval(),
         model_args={},
-        data_config=metadata.transform,
-        transform=create_transform(**metadata.transform),
+        data_config=data_config,
+        transform=create_transform(**data_config),
         image_mode=metadata.image_mode,
         class_names=None if class_names is None else tuple(class_names),
         checkpoint=None,
         origins=dict(
             weights=f"exported to {checkpoint}, {metadata.format} in {metadata.precision}",
-            images=f"{_format_transform(metadata.transform)}: as {checkpoint} says",
+            images=f"{_format_transform(data_config)}: as {checkpoint} says",
             classes="not named" if class_names is None else f"named by {named_by}",
         ),
         precision=metadata.precision,

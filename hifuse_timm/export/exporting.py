@@ -1,5 +1,6 @@
 """A trained network of timm as a file for another runtime, which is compared with PyTorch before it is there."""
 
+import math
 import random
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ from .writers import LIBRARIES, WRITERS
 
 __all__ = ["Exported", "export"]
 
-_CALIBRATION_IMAGES = 300  # which nncf takes by default
-_COMPARED_IMAGES = 100  # of which the top class may differ in one where 99% are asked for
+_MOST_CALIBRATED = 300  # images, which nncf takes by default
+_MOST_COMPARED = 100  # images, of which the top class may differ in one where 99% are asked for
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def export(
     out = Path(out)
     _check_arguments(out, format, precision, data_dir, checkpoint)
     versions = _find_versions(format, precision)
-    val = None if data_dir is None else _find_val(Path(data_dir))
+    calibration, compared = (None, None) if data_dir is None else _choose_images(Path(data_dir), precision)
     trained = load_trained(model, checkpoint, device="cpu", data_dir=data_dir, **options)
     metadata = Metadata(
         architecture=trained.model.pretrained_cfg["architecture"],
@@ -98,15 +99,14 @@ def export(
     if isinstance(trained.model, HiFuse):
         trained.model.fuse()
     trained.model.requires_grad_(False)
-    images = draw_images(trained) if val is None else read_images(trained, val[-_COMPARED_IMAGES:])
-    calibration = None if precision != "int8" else val[:_CALIBRATION_IMAGES]
+    images = draw_images(trained) if compared is None else read_images(trained, compared)
     files = [out, *([out.with_suffix(".bin")] if format == "openvino" else [])]
     with ExitStack() as stack:
         # entered last, the .bin takes its place first: an .xml from before would refuse it
         places = [stack.enter_context(replacing_file(file)) for file in files]
         WRITERS[format](trained, metadata, calibration, places[0])
         exported = read_exported(places[0], trust_pt2=True)
-        comparison = compare(trained.model, exported, images, is_noise=val is None)
+        comparison = compare(trained.model, exported, images, is_noise=compared is None)
         comparison.check(precision)
         speed = measure_speed(trained.model, exported, images[:1])
         for place in places[1:]:
@@ -143,13 +143,17 @@ def _find_versions(format: str, precision: str) -> dict[str, str]:
     return found | {name: require_quietly(name, extra).__version__ for name, extra in libraries}
 
 
-def _find_val(data_dir: Path) -> list[str]:
-    """The images of val, in an order of chance that is always the same."""
+def _choose_images(data_dir: Path, precision: str) -> tuple[list[str] | None, list[str]]:
+    """Images of val by chance, always the same: those that int8 is calibrated on, and others to compare on."""
     folder = data_dir / "val"
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}, on whose images int8 is calibrated and all is compared, is no folder")
     files = [file for file, _ in find_images(folder).samples]
-    if not files:
-        raise ValueError(f"{folder} has no images")
+    least = 2 if precision == "int8" else 1
+    if len(files) < least:
+        raise ValueError(f"{folder} has {len(files)} images, expected {least} or more")
     random.Random(0).shuffle(files)
-    return files
+    if precision != "int8":
+        return None, files[:_MOST_COMPARED]
+    compared = files[: min(_MOST_COMPARED, math.ceil(len(files) / 4))]
+    return files[len(compared) :][:_MOST_CALIBRATED], compared
