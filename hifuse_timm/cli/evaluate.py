@@ -39,8 +39,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--checkpoint",
         nargs="+",
         metavar="FILE",
-        help="what timm's train.py saved (.pth.tar), a safetensors file, or a checkpoint of the authors' code; of "
-        "several, the best by --metric",
+        help="what timm's train.py saved (.pth.tar), a safetensors file, a checkpoint of the authors' code, or what "
+        "export wrote (.onnx, .xml, .pt2); of several, the best by --metric",
     )
     weights.add_argument("--pretrained", action="store_true", help="take the published weights of the model")
     add_use_ema(parser)

@@ -36,8 +36,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="what timm's train.py saved (.pth.tar), a safetensors file, or a checkpoint of the authors' code; the "
-        "probabilities of several, as of folds, are averaged",
+        help="what timm's train.py saved (.pth.tar), a safetensors file, a checkpoint of the authors' code, or what "
+        "export wrote (.onnx, .xml, .pt2); the probabilities of several, as of folds, are averaged",
     )
     weights.add_argument("--pretrained", action="store_true", help="take the published weights of the model")
     add_use_ema(parser)

@@ -14,7 +14,7 @@ from ..exported import ENDINGS, PRECISIONS_OF_FORMATS, Metadata, is_exported, re
 from ..files import check_writable, replacing_file
 from ..hifuse import HiFuse
 from ..image_folders import find_images
-from ..loading import load_trained
+from ..loading import Trained, load_trained
 from ..version import __version__
 from .comparison import Comparison, Speed, compare, draw_images, measure_speed, read_images
 from .writers import LIBRARIES, WRITERS
@@ -84,18 +84,7 @@ def export(
     versions = _find_versions(format, precision)
     calibration, compared = (None, None) if data_dir is None else _choose_images(Path(data_dir), precision)
     trained = load_trained(model, checkpoint, device="cpu", data_dir=data_dir, **options)
-    metadata = Metadata(
-        architecture=trained.model.pretrained_cfg["architecture"],
-        num_classes=trained.model.num_classes,
-        classes=None if trained.class_names is None else list(trained.class_names),
-        image_mode=trained.image_mode,
-        transform={key: list(v) if isinstance(v, tuple) else v for key, v in trained.data_config.items()},
-        format=format,
-        precision=precision,
-        dynamic_batch=dynamic_batch,
-        weights=checksum_weights(trained.model.state_dict()),
-        versions=versions,
-    )
+    metadata = _describe(trained, format=format, precision=precision, dynamic_batch=dynamic_batch, versions=versions)
     if isinstance(trained.model, HiFuse):
         trained.model.fuse()
     trained.model.requires_grad_(False)
@@ -112,6 +101,19 @@ def export(
         for place in places[1:]:
             places[0].with_suffix(place.suffix).replace(place)
     return Exported(files, metadata, comparison, speed, trained.origins)
+
+
+def _describe(trained: Trained, **export_args) -> Metadata:
+    """What the file is to say of a network, which is not fused yet."""
+    return Metadata(
+        architecture=trained.model.pretrained_cfg["architecture"],
+        num_classes=trained.model.num_classes,
+        classes=None if trained.class_names is None else list(trained.class_names),
+        image_mode=trained.image_mode,
+        transform={key: list(v) if isinstance(v, tuple) else v for key, v in trained.data_config.items()},
+        weights=checksum_weights(trained.model.state_dict()),
+        **export_args,
+    )
 
 
 def _check_arguments(
