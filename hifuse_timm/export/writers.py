@@ -96,21 +96,17 @@ def _write_openvino(trained: Trained, metadata: Metadata, calibration: list[str]
 
 
 def _to_onnx(trained: Trained, metadata: Metadata):
-    """The network as an onnx.ModelProto, with inputs `images` and outputs `logits`."""
+    """The network as an onnx.ModelProto that makes `logits` of `images`."""
     size = sum(tensor.nbytes for tensor in trained.model.state_dict().values())
     if size > _LARGEST_ONNX:
         raise ValueError(
             f"{metadata.architecture} has {size:,} bytes of weights, and ONNX, by which OpenVINO takes them too, ends "
             "at 2 GiB: give format pt2"
         )
-    with _converting(metadata), _silent("torch.onnx", "onnxscript", "onnx_ir"):
+    with _converting(metadata):
         program = _trace(trained.model, trained, metadata.dynamic_batch)
         names = dict(input_names=["images"], output_names=["logits"])
-        model = torch.onnx.export(program, dynamo=True, verbose=False, **names).model_proto
-    for node in model.graph.node:
-        node.ClearField("metadata_props")  # where in PyTorch's modules each comes from, with paths of this machine
-        node.ClearField("doc_string")
-    return model
+        return torch.onnx.export(program, dynamo=True, verbose=False, **names).model_proto
 
 
 def _quantize(model, trained: Trained, calibration: list[str], to_inputs: Callable):
@@ -122,20 +118,6 @@ def _quantize(model, trained: Trained, calibration: list[str], to_inputs: Callab
     has_norms = any(isinstance(module, nn.LayerNorm) for module in trained.model.modules())
     model_type = nncf.ModelType.TRANSFORMER if has_norms else None
     return nncf.quantize(model, images, subset_size=len(calibration), model_type=model_type)
-
-
-@contextmanager
-def _silent(*names: str) -> Iterator[None]:
-    """Loggers of libraries that tell what they do are silent but for errors."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 WRITERS = {"onnx": _write_onnx, "openvino": _write_openvino, "pt2": _write_pt2}
