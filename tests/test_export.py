@@ -4,6 +4,7 @@ import argparse
 import csv
 import functools
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from hifuse_timm.__main__ import main
 from hifuse_timm.checkpoint import checksum_weights
 from hifuse_timm.export import export
 from hifuse_timm.export.comparison import read_images
+from hifuse_timm.export.writers import WRITERS
 from hifuse_timm.exported import METADATA, Metadata, read_exported
 from hifuse_timm.loading import load_for_inference, load_trained
 
@@ -263,6 +265,8 @@ def test_file_that_does_not_agree_is_not_written_and_what_was_there_stays(
     files = [out, out.with_suffix(".bin")] if format == "openvino" else [out]
     for file in files:
         file.write_bytes(b"what was there")
+    good = [exported(format).with_suffix(file.suffix) for file in files]
+    monkeypatch.setitem(WRITERS, format, lambda *args: [shutil.copy(file, args[-1].parent) for file in good])
     wrong = read_exported(exported(format), trust_pt2=True)
     monkeypatch.setattr(wrong, "compute", lambda images, compute=wrong.compute: compute(images) + 0.1)
     monkeypatch.setattr("hifuse_timm.export.exporting.read_exported", lambda *args, **options: wrong)
