@@ -290,6 +290,8 @@ def _read_openvino(path: Path) -> ExportedModel:
     if not weights.is_file():
         raise FileNotFoundError(f"{weights}, the weights of {path}, does not exist or is not a file")
     content, weights_content = path.read_bytes(), weights.read_bytes()
+    if not content.startswith(b"<?xml"):  # OpenVINO goes by the content, and would read ONNX with its other files too
+        raise ValueError(f"{path} is no XML: expected a file that export wrote")
     with _reading(path):
         model = openvino.Core().read_model(content, weights_content)
         found = {key: value.astype(str) for key, value in model.get_rt_info().items() if key.startswith(METADATA)}
@@ -310,14 +312,14 @@ def _read_openvino(path: Path) -> ExportedModel:
 
 
 def _read_pt2(path: Path) -> ExportedModel:
-    with _reading(path), zipfile.ZipFile(path) as archive:
-        found = {Path(name).stem: archive.read(name).decode() for name in archive.namelist() if "/extra/" in name}
+    with _reading(path), zipfile.ZipFile(path) as archive:  # first, as torch.export logs a traceback of what it lacks
+        names = [name for name in archive.namelist() if name.endswith(f"/{METADATA}.json")]
+        found = {Path(name).stem: archive.read(name).decode() for name in names}
     metadata = Metadata.from_json(_find(path, found), path)
     with _reading(path):
         network = torch.export.load(path).module()
-    return ExportedModel(
-        path, metadata, lambda images: network(images.cpu()), hashlib.sha256(path.read_bytes()).digest()
-    )
+    checksum = hashlib.sha256(path.read_bytes()).digest()
+    return ExportedModel(path, metadata, lambda images: network(images.cpu()), checksum)
 
 
 def _find(path: Path, found: dict[str, str]) -> str:

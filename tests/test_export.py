@@ -362,6 +362,13 @@ def test_onnx_with_weights_in_other_files_is_refused(change, exported, tmp_path)
         read_exported(path)
 
 
+def test_xml_that_is_onnx_is_refused(exported, tmp_path):
+    (tmp_path / "net.xml").write_bytes(exported("onnx").read_bytes())
+    (tmp_path / "net.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match="net.xml is no XML"):
+        read_exported(tmp_path / "net.xml")
+
+
 def test_pt2_is_not_opened_without_trust(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.export, "load", {}.__getitem__)
     (tmp_path / "net.pt2").write_bytes(b"anything")
