@@ -222,6 +222,7 @@ def test_table_of_a_file_is_not_gone_on_with_by_another(exported, data, tmp_path
         (["--img-size", "64"], "img_size cannot be chosen for"),
         (["--model-kwargs", "drop_rate=0.1"], "model_kwargs cannot be chosen for"),
         (["--no-use-ema", "--mean", "0.5"], "mean cannot be chosen for"),
+        (["--crop-mode", "squash"], "crop_mode cannot be chosen for"),
         (["--device", "meta"], "device meta is not for"),
         (["--model", "test_vit"], "is of test_convnext, not of model test_vit"),
         (["--class-map", "two.txt"], "has 3 classes, class map two.txt has 2"),
