@@ -112,7 +112,7 @@ def _to_onnx(trained: Trained, metadata: Metadata):
 def _quantize(model, trained: Trained, calibration: list[str], to_inputs: Callable):
     """A network of ONNX or OpenVINO in int8, calibrated on these image files."""
     nncf = require_quietly("nncf", "int8")
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # set_log_level would reach handlers that others put there
     images = nncf.Dataset(calibration, lambda file: to_inputs(read_images(trained, [file]).numpy()))
     # behind a LayerNorm channels have ranges of their own, as in transformers, whatever else the network is
     has_norms = any(isinstance(module, nn.LayerNorm) for module in trained.model.modules())
