@@ -1,5 +1,6 @@
-"""The wheel holds the package whole and nothing else, and says what is true of it."""
+"""The wheel holds the package whole and nothing else, says what is true of it, and is what a release publishes."""
 
+import os
 import re
 import subprocess
 import sys
@@ -49,6 +50,46 @@ def test_workflow_runs_the_oldest_and_the_newest_python_that_the_wheel_names(met
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
     assert workflow["jobs"]["test"]["strategy"]["matrix"] == {"python-version": [f"3.{minors[0]}", f"3.{minors[-1]}"]}
     assert metadata["Requires-Python"] == f">=3.{minors[0]}"
+
+
+@pytest.fixture
+def release() -> dict:
+    return yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())
+
+
+def test_release_publishes_what_was_built_and_checked_and_nothing_else(release):
+    assert release[True] == {"push": {"tags": ["v*"]}}  # YAML 1.1 reads the key `on` as true
+    build, publish = release["jobs"]["build"], release["jobs"]["publish"]
+    commands = "\n".join(step.get("run", "") for step in build["steps"])
+    for check in ("twine check --strict dist/*", "import timm, hifuse_timm", "make reproduce", "make test"):
+        assert check in commands
+    upload, (download, to_pypi) = build["steps"][-1], publish["steps"]
+    assert (publish["needs"], upload["with"]["name"]) == ("build", download["with"]["name"])
+    assert upload["with"]["path"] == download["with"]["path"] == "dist/"
+    assert to_pypi["uses"].startswith("pypa/gh-action-pypi-publish@") and "with" not in to_pypi
+
+
+def test_release_alone_may_speak_for_the_project_at_pypi(release):
+    assert release["permissions"] == {"contents": "read"}
+    assert "permissions" not in release["jobs"]["build"]
+    assert release["jobs"]["publish"]["permissions"] == {"id-token": "write"}
+    assert release["jobs"]["publish"]["environment"] == "pypi"
+
+
+def test_workflows_take_the_same_actions(release):
+    ci = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    actions = [step["uses"] for job in release["jobs"].values() for step in job["steps"] if "uses" in step]
+    assert {step["uses"] for step in ci["jobs"]["test"]["steps"] if "uses" in step} <= set(actions)
+    assert all(re.search(r"@v\d", action) for action in actions)
+
+
+@pytest.mark.parametrize("tag, code", [(f"v{__version__}", 0), (__version__, 1), ("v9.9.9", 1)])
+def test_release_wants_the_tag_of_its_version(tag, code, release):
+    script = next(
+        step["run"] for step in release["jobs"]["build"]["steps"] if step.get("name") == "The tag is the version"
+    )
+    environment = dict(os.environ, GITHUB_REF_NAME=tag, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert subprocess.run(["bash", "-e", "-c", script], cwd=ROOT, env=environment, timeout=60).returncode == code
 
 
 def test_citation_file_names_this_version_and_the_paper_as_the_readme_does():
