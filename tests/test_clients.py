@@ -1,4 +1,4 @@
-"""Other people's software takes HiFuse as it takes timm's own models: what the README says it does and does not."""
+"""Other people's software takes HiFuse as it takes timm's own models, as docs/other-software.md says, or does not."""
 
 import json
 
