@@ -41,6 +41,13 @@ NOT_RUN = {
     ("docs/weights.md", 'timm.create_model("hifuse_small_dense"'): "a checkpoint",
 }
 
+# Options of timm's scripts that sentences name.
+TIMM = {
+    *("--bce-pos-weight", "--checkpoint-hist", "--device-modules", "--epochs", "--eval-metric", "--loss"),
+    *("--loss-class-weight", "--loss-pos-weight", "--lr", "--model-ema", "--no-aug", "--reparam", "--warmup-epochs"),
+    "--weight-decay",
+}
+
 
 def read_tokens(text: str) -> list[Token]:
     """Tokens of a page in their order, those within lines too."""
@@ -222,6 +229,28 @@ def test_command_within_a_sentence_that_does_not_parse_is_found(text):
             check_mention(words)
 
 
+def find_options(text: str) -> set[str]:
+    """Options that are named within sentences, whosesoever they are."""
+    return {option for span in read_spans(text) for option in re.findall(r"(?<![\w-])--[\w-]+", span)}
+
+
+def list_options() -> set[str]:
+    """All options of our commands."""
+    options = {"--help"}
+    for commands in PROGRAMS.values():
+        for module in commands.values():
+            parser = Parser()
+            module.add_arguments(parser)
+            options |= parser._option_string_actions.keys()
+    return options
+
+
+def test_options_within_sentences_are_ours_or_timms():
+    named = set().union(*(find_options(page.read_text()) for page in PAGES))
+    assert named - list_options() == TIMM
+    assert find_options("`evaluate --bye` and `--resampels 10`") - list_options() == {"--bye", "--resampels"}
+
+
 def test_every_command_is_shown():
     shown = {" ".join(shlex.split(command)) for commands in SHELL.values() for command in commands}
     for program, commands in PROGRAMS.items():
@@ -359,12 +388,13 @@ def check_link(page: Path, link: str) -> None:
     Raises:
         AssertionError: It leads nowhere.
     """
-    link = link.removeprefix(f"{REPOSITORY}/blob/main/") if page.parent == ROOT else link
-    parts = urlsplit(link)
+    blob = f"{REPOSITORY}/blob/main/"
+    folder = ROOT if link.startswith(blob) else page.parent
+    parts = urlsplit(link.removeprefix(blob))
     if parts.scheme:
         assert parts.scheme in ("https", "mailto"), f"{link} is not https"
         return
-    target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+    target = (folder / unquote(parts.path)).resolve() if parts.path else page
     assert target.is_relative_to(ROOT) and target.exists(), f"{link} does not exist"
     if parts.fragment:
         assert parts.fragment in find_anchors(target.read_text()), f"{link} is no heading"
