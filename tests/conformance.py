@@ -1,4 +1,4 @@
-"""Run timm's own model tests, unchanged, on the models of this package: `make conformance`.
+"""Run timm's own model tests, unchanged, on the models of this package and the rows of Table 3: `make conformance`.
 
 The tests are in timm's source distribution and not in its wheel, so that of the installed version is downloaded with
 pip, once, into build/. Those of pretrained weights find random ones on a stand-in Hub on this machine.
@@ -56,6 +56,12 @@ def run(expression: str, **env: str) -> int:
     return subprocess.run(command, cwd=timm_tests(), env=env).returncode
 
 
+def run_on_rows(expression: str) -> int:
+    """As `run`, on the rows of Table 3 as narrow networks, `ablation_*`."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    return run(expression, TORCH_BACKEND="ablated_models", PYTHONPATH=path)
+
+
 @contextlib.contextmanager
 def stand_in_hub() -> Iterator[dict[str, str]]:
     """A Hub with random weights under every registered tag; gives the environment in which the client finds it."""
@@ -70,4 +76,4 @@ def stand_in_hub() -> Iterator[dict[str, str]]:
 if __name__ == "__main__":
     with stand_in_hub() as environment:
         code = run("hifuse", **environment)
-    sys.exit(code)
+    sys.exit(code or run_on_rows("ablation_"))

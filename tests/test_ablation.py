@@ -2,14 +2,13 @@
 
 import argparse
 import json
-import os
 import shlex
 
 import numpy as np
 import timm
 import torch
 import torch._dynamo.testing
-from conformance import ROOT, run
+from conformance import run_on_rows
 from conftest import NARROW
 from PIL import Image
 from pytest import approx, fixture, mark, raises
@@ -142,9 +141,8 @@ def test_without_shortcut_the_term_u_is_not_added(narrow):
     assert (dropped.flatten(1).abs().amax(1) > 0).all()
 
 
-def test_timm_suite_passes_on_every_reduced_network():
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    assert run("ablation_ and not shortcut", TORCH_BACKEND="ablated_models", PYTHONPATH=path) == 0
+def test_timm_suite_passes_on_the_local_branch_alone():  # on the other rows in make conformance
+    assert run_on_rows("ablation_local") == 0
 
 
 @reduced
