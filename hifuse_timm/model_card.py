@@ -37,6 +37,7 @@ def make_card(
     results: dict[str, float],
     evaluation: dict,
     calibration: Calibration | None,
+    half: bool,
     checksums: dict[str, str],
 ) -> ModelCard:
     """The card of a network that was trained on a dataset of this tag, and of files with these SHA-256 checksums."""
@@ -75,6 +76,7 @@ def make_card(
     settings = format_markdown(["setting", "value"], _describe_training(trained.checkpoint))
     calibrated = "" if calibration is None else _describe_calibration(repo_id, calibration.content, evaluation)
     weights = "averaged (EMA)" if trained.checkpoint.averaged else "trained"
+    rounded = ", rounded to float16, which timm and transformers compute with in float32" if half else ""
     return ModelCard(
         f"""---
 {card_data.to_yaml()}
@@ -113,7 +115,7 @@ With `import hifuse_timm`, transformers loads it too: `AutoModelForImageClassifi
 
 ## Files
 
-`model.safetensors` holds the {weights} weights. SHA-256:
+`model.safetensors` holds the {weights} weights{rounded}. SHA-256:
 
 {format_markdown(["file", "SHA-256"], checksums.items())}
 """

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import timm
+import torch
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.utils import validate_repo_id
 
@@ -37,6 +38,7 @@ def publish(
     model_kwargs: dict | None = None,
     metrics: str | Path | None = None,
     calibration: str | Path | None = None,
+    half: bool = False,
     repo_id: str | None = None,
     private: bool = False,
     dry_run: str | Path | None = None,
@@ -56,8 +58,11 @@ def publish(
             that train.py's arguments in the checkpoint name.
         model_kwargs: Further arguments of the network, over those in the checkpoint.
         metrics: JSON file of an object whose numbers become the card's metrics; what `evaluate` and `average` write
-            also gives the card their intervals and the paper's metrics. Anything else in it is left out.
+            also gives the card their intervals and the paper's metrics, if it is of these weights. Anything else in it
+            is left out.
         calibration: What `calibrate` wrote for this checkpoint, which becomes calibration.json of the repository.
+        half: Whether to round the weights to float16, which halves the file. They are other weights then: metrics must
+            be what `evaluate` wrote of the rounded ones, and a calibration must be fitted on these.
         repo_id: Repository. For a dataset of the paper `NAMESPACE/model_name.dataset` by default; for others it must
             be given.
         private: Whether a new repository is private.
@@ -68,7 +73,8 @@ def publish(
 
     Raises:
         ValueError: If a name, a tag, the repository id, the dataset, the metrics, the calibration or the
-            weights are not what they should be, or the classes of the weights are not those of the dataset.
+            weights are not what they should be, or the classes of the weights are not those of the dataset; or the
+            metrics or the calibration are of other weights.
         OSError: If a file is missing, a directory in the way, no token given, or the upload failed.
     """
     known = timm.list_models("hifuse_*")
@@ -94,10 +100,15 @@ def publish(
     )
     _check_classes(trained, checkpoint, tag, data)
     check_finite(trained.model.state_dict())
+    if half:
+        trained.model.half().float()
+        _check_rounded(trained, checkpoint)
+    weights = checksum_weights(trained.model.state_dict())
+    if metrics is not None:
+        _check_measured_weights(evaluation, metrics, weights, half)
     if rules is not None:
-        weights = checksum_weights(trained.model.state_dict())
         rules = rules.matched_to(list(data.labels), [weights], [trained.data_config])
-    publication = _Publication(repo_id, tag, data, trained, results, evaluation, rules)
+    publication = _Publication(repo_id, tag, data, trained, results, evaluation, rules, half)
     if dry_run is None:
         return _upload(publication, private)
     with replacing_folder(dry_run, _list_published) as directory:
@@ -116,12 +127,16 @@ class _Publication:
     results: dict[str, float]
     evaluation: dict
     calibration: Calibration | None
+    half: bool
 
     def write(self, directory: Path) -> None:
         """Write the repository's files, the card with the checksums of the weights and the calibration last."""
         weights = directory / "model.safetensors"
-        save_weights(self.trained.model.state_dict(), weights)
-        write_json(directory / "config.json", _make_config(self.trained, self.tag, self.data))
+        state_dict = self.trained.model.state_dict()
+        if self.half:
+            state_dict = {k: value.half() if value.is_floating_point() else value for k, value in state_dict.items()}
+        save_weights(state_dict, weights)
+        write_json(directory / "config.json", _make_config(self.trained, self.tag, self.data, self.half))
         files = [weights]
         if self.calibration is not None:
             files.append(directory / _CALIBRATION_NAME)
@@ -135,6 +150,7 @@ class _Publication:
             self.results,
             self.evaluation,
             self.calibration,
+            self.half,
             checksums,
         )
         card.save(directory / "README.md")
@@ -191,6 +207,29 @@ def _check_calibrated(evaluation: dict, metrics: str | Path | None, calibration:
     check_measured(evaluation["calibration"], calibration.content, what, "calibration.", writer)
 
 
+def _check_rounded(trained: Trained, checkpoint: str | Path) -> None:
+    """Check that weights that were rounded to float16 are still finite."""
+    faults = [key for key, value in trained.model.state_dict().items() if not value.isfinite().all()]
+    if faults:
+        raise ValueError(
+            f"half: checkpoint {checkpoint} has weights beyond the largest of float16, "
+            f"{torch.finfo(torch.float16).max:,.0f}: {shorten(faults, 4)}; publish it without half (--half)"
+        )
+
+
+def _check_measured_weights(evaluation: dict, metrics: str | Path, weights: str, half: bool) -> None:
+    """Check that metrics are of the weights that are published, as far as they tell; those of rounded ones must."""
+    # an average, a run of version 0.1 and numbers of any origin do not say of which weights they are
+    measured = evaluation["conditions"].get("weights") if evaluation.get("kind") == "evaluation" else None
+    if measured == weights or (measured is None and not half):
+        return
+    if half:
+        expected = "the rounded weights: publish --half --dry-run DIR without metrics first, and evaluate local-dir:DIR"
+    else:
+        expected = "this checkpoint, and the same weights of it (--use-ema)"
+    raise ValueError(f"metrics {metrics} are not of the weights to publish: expected what evaluate wrote of {expected}")
+
+
 def _check_classes(trained: Trained, checkpoint: str | Path, tag: str, data: Dataset) -> None:
     """Check that the classes of the weights are those of the dataset, in the order in which they are published."""
     labels = tuple(data.labels)
@@ -206,7 +245,7 @@ def _check_classes(trained: Trained, checkpoint: str | Path, tag: str, data: Dat
         )
 
 
-def _make_config(trained: Trained, tag: str, data: Dataset) -> dict:
+def _make_config(trained: Trained, tag: str, data: Dataset, half: bool) -> dict:
     """The config.json that timm and transformers read.
 
     timm's own writer repeats num_classes under model_args, and transformers then passes it twice.
@@ -223,6 +262,7 @@ def _make_config(trained: Trained, tag: str, data: Dataset) -> dict:
         label_names=list(data.labels),
         label_descriptions=data.labels,
         **(dict(model_args=trained.model_args) if trained.model_args else {}),
+        **(dict(dtype="float32") if half else {}),  # in which transformers computes then; else as the file has them
         pretrained_cfg=cfg,
     )
 

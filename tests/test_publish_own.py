@@ -13,7 +13,7 @@ import timm
 import torch
 from huggingface_hub import ModelCard, constants
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from hifuse_timm.__main__ import main
 from hifuse_timm.datasets import read_dataset
@@ -197,3 +197,59 @@ def test_repository_of_a_dataset_of_ones_own_must_be_named(checkpoint, data_dir,
     assert "repo_id (--repo-id) is missing: own is none of the paper's datasets" in capsys.readouterr().err
     assert publish(checkpoint, tmp_path, "--dry-run", tmp_path / "out") == 1
     assert f"data_dir {tmp_path} has no dataset.json" in capsys.readouterr().err
+
+
+# Rounded to float16
+
+
+def evaluate(data_dir, run, *weights) -> Path:
+    """What evaluate writes of some weights."""
+    common = ["--data-dir", data_dir, "--workers", "0", "--device", "cpu", "--resamples", "10", "--json", run]
+    assert main(["evaluate", *map(str, [*weights, *common])]) == 0
+    return run
+
+
+@torch.no_grad()
+def test_half_publishes_weights_rounded_to_float16(data_dir, checkpoint, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    out = tmp_path / "out"
+    assert publish(checkpoint, data_dir, "--half", "--dry-run", out) == 0
+    trained = torch.load(checkpoint, weights_only=False)["state_dict"]
+    for key, value in load_file(out / "model.safetensors").items():
+        assert torch.equal(value, trained[key].half() if trained[key].is_floating_point() else trained[key])
+    model = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
+    theirs = transformers.AutoModelForImageClassification.from_pretrained(out).eval()
+    x = torch.rand(1, 1, 32, 32)
+    torch.testing.assert_close(theirs(x).logits, model(x), rtol=1e-5, atol=1e-5)
+    assert "holds the trained weights, rounded to float16" in (out / "README.md").read_text()
+
+
+def test_metrics_are_of_the_weights_that_are_published(data_dir, checkpoint, tmp_path, capsys):
+    out, trained = tmp_path / "out", ["--model", "hifuse_small", "--checkpoint", checkpoint]
+    assert publish(checkpoint, data_dir, "--half", "--dry-run", out) == 0
+    of_trained = evaluate(data_dir, tmp_path / "trained.json", *trained)
+    of_rounded = evaluate(data_dir, tmp_path / "rounded.json", "--model", f"local-dir:{out}", "--pretrained")
+    of_unknown = tmp_path / "unknown.json"
+    of_unknown.write_text('{"accuracy": 0.8}')
+    for metrics, half, is_published in (
+        (of_trained, False, True),
+        (of_rounded, False, False),
+        (of_unknown, False, True),
+        (of_trained, True, False),
+        (of_unknown, True, False),
+        (of_rounded, True, True),
+    ):
+        options = ["--metrics", metrics, "--dry-run", out, *(["--half"] if half else [])]
+        assert publish(checkpoint, data_dir, *options) == (0 if is_published else 1)
+        refusal = f"error: metrics {metrics} are not of the weights to publish: expected what evaluate wrote of "
+        assert capsys.readouterr().err.startswith("" if is_published else refusal)
+    assert f"| accuracy | {json.loads(of_rounded.read_text())['accuracy']:.4f} |" in (out / "README.md").read_text()
+
+
+def test_weights_beyond_float16_are_not_published_in_it(data_dir, checkpoint, tmp_path, capsys):
+    content = torch.load(checkpoint, weights_only=False)
+    content["state_dict"]["head.fc.bias"] = torch.full((2,), 70_000.0)
+    torch.save(content, tmp_path / "large.pth.tar")
+    assert publish(tmp_path / "large.pth.tar", data_dir, "--half", "--dry-run", tmp_path / "out") == 1
+    assert "has weights beyond the largest of float16, 65,504: head.fc.bias" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

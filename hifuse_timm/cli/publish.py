@@ -43,6 +43,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_calibration(parser, "shipped as calibration.json, and described in the card")
     parser.add_argument(
+        "--half",
+        action="store_true",
+        help="round the weights to float16, which halves the file; metrics and calibration must then be of these: "
+        "evaluate local-dir:DIR of a dry run without them first",
+    )
+    parser.add_argument(
         "--repo-id", metavar="ID", help=f"repository; {NAMESPACE}/MODEL.TAG by default, for the paper's data alone"
     )
     parser.add_argument("--private", action="store_true", help="make a new repository private")
@@ -65,6 +71,7 @@ def run(args: Namespace) -> None:
         model_kwargs=args.model_kwargs,
         metrics=args.metrics,
         calibration=args.calibration,
+        half=args.half,
         repo_id=args.repo_id,
         private=args.private,
         dry_run=args.dry_run,
