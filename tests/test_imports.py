@@ -12,7 +12,7 @@ layers.linear layers.chunking
 layers.maps
 layers.attention
 layers
-version paper text
+version paper text packaged
 errors
 files fields images+pixels+dicom train_args
 runs exported

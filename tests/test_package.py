@@ -40,7 +40,13 @@ def metadata(wheel) -> Message:
 def test_wheel_holds_every_file_of_the_package_and_nothing_else(wheel):
     files = (path for path in (ROOT / "hifuse_timm").rglob("*") if path.is_file())
     expected = {path.relative_to(ROOT).as_posix() for path in files if path.parent.name != "__pycache__"}
-    assert {"hifuse_timm/py.typed", "hifuse_timm/hifuse.py", "hifuse_timm/recipes/isic2018.yaml"} <= expected
+    weights = "hifuse_timm/weights/pneumoniamnist"
+    for name in (
+        *("hifuse_timm/py.typed", "hifuse_timm/hifuse.py", "hifuse_timm/recipes/isic2018.yaml"),
+        *(f"{weights}/model.safetensors", f"{weights}/config.json", f"{weights}/README.md"),
+        f"{weights}/examples/normal-test1.png",
+    ):
+        assert name in expected
     assert {name for name in wheel.namelist() if ".dist-info/" not in name} == expected
 
 

@@ -1,0 +1,18 @@
+"""The trained network that lies in the package, and images to try it on; `README.md` beside them says what they are."""
+
+from pathlib import Path
+
+__all__ = ["packaged_examples", "packaged_weights"]
+
+
+def packaged_weights() -> Path:
+    """Folder of a narrow hifuse_tiny trained on PneumoniaMNIST, which timm loads as `local-dir:FOLDER`.
+
+    It takes 64x64 pixels and knows two classes, normal and pneumonia. It is no medical device.
+    """
+    return Path(__file__).with_name("weights") / "pneumoniamnist"
+
+
+def packaged_examples() -> list[Path]:
+    """Test images of PneumoniaMNIST, 28x28 pixels and grey, as CLASS-NAME.png: four of each class, CC BY 4.0."""
+    return sorted((packaged_weights() / "examples").glob("*.png"))
