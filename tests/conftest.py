@@ -1,6 +1,7 @@
 """Networks, and a Hub, that many tests share."""
 
 import functools
+import socket
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def narrow():
 def full_width():
     """Gives a registered network at full width in eval mode, built once; tests must leave it as they find it."""
     return functools.cache(lambda name: timm.create_model(name).eval())
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """Makes whatever looks for an address of a network fail."""
+
+    def refuse(*args, **kwargs):
+        raise OSError("a test that needs no network looks for an address")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 @pytest.fixture

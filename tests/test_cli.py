@@ -40,6 +40,7 @@ print(json.dumps(imported))
 """
 
 COMMANDS = [
+    "example",
     "prepare",
     "evaluate",
     "average",

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import io
+import json
 import re
 import runpy
 import shlex
@@ -352,6 +353,41 @@ def test_python_that_is_not_run_is_there_and_imports_what_exists():
 def test_python_that_does_not_hold_is_found(block):
     with pytest.raises((AttributeError, AssertionError)):
         run_block(block)
+
+
+# The notebook
+
+NOTEBOOK = ROOT / "docs/quickstart.ipynb"
+
+
+def read_cells(kind: str) -> list[dict]:
+    """The cells of the notebook that are code or markdown."""
+    return [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == kind]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_notebook_runs_offline_and_learns(offline, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    cells = ["".join(cell["source"]) for cell in read_cells("code")]
+    (settings,) = [i for i, source in enumerate(cells) if re.fullmatch(r"epochs = \d+", source)]
+    cells[settings] = "epochs = 1"
+    namespace = {}
+    for source in cells:
+        exec(compile(source, "<cell>", "exec"), namespace)
+    assert namespace["accuracy"] > 0.5  # of ten classes
+    assert "normal-test1 normal 80.0% pneumonia 20.0%" in capsys.readouterr().out
+
+
+def test_notebook_has_no_outputs():
+    assert [(cell["outputs"], cell["execution_count"]) for cell in read_cells("code")] == [([], None)] * 6
+
+
+def test_notebook_installs_from_git_and_its_links_lead_somewhere():
+    (package,) = re.findall(r'"(hifuse-timm\[.*)"', "".join(read_cells("code")[0]["source"]))
+    assert find_install_faults(f"```\npip install '{package}'\n```") == []
+    for cell in read_cells("markdown"):
+        for link in find_targets("".join(cell["source"]))[0]:
+            check_link(NOTEBOOK, link)
 
 
 # Links and pictures

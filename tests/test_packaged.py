@@ -2,7 +2,8 @@
 
 import json
 import re
-import socket
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from hifuse_timm.evaluate import evaluate
 from hifuse_timm.files import sha256
 from hifuse_timm.packaged import packaged_examples, packaged_weights
 from hifuse_timm.predictions import read_predictions
+
+pytestmark = pytest.mark.usefixtures("offline")
 
 MODEL = f"local-dir:{packaged_weights()}"
 CLASSES = ["normal", "pneumonia"]
@@ -42,14 +45,6 @@ def data_dir(tmp_path_factory, pytestconfig):
     assert next(images, None) is None
     (folder / "dataset.json").write_text(json.dumps(dict(name="pneumoniamnist", classes=CLASSES)))
     return folder
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch):
-    def refuse(*args):
-        raise OSError("no network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
 def test_card_has_the_metrics_of_all_test_images(card, data_dir):
@@ -86,9 +81,23 @@ def test_examples_are_test_images_of_both_classes(data_dir):
         assert Image.open(path).tobytes() in pixels[name]
 
 
-def test_predict_and_explain_take_it(tmp_path):
+def test_example_prints_what_predict_says(tmp_path, capsys):
+    assert main(["example"]) == 0
+    header, *rows = capsys.readouterr().out.partition("\n\n")[0].splitlines()
+    assert header.split()[-2:] == CLASSES
     images = list(map(str, packaged_examples()))
-    network = ["--model", MODEL, "--device", "cpu"]
-    assert main(["predict", *images, *network, "--pretrained", "--workers", "0", "--csv", str(tmp_path / "p.csv")]) == 0
-    assert read_predictions(tmp_path / "p.csv").classes == CLASSES
-    assert main(["explain", *images[:1], *network, "--out", str(tmp_path / "heat.png")]) == 0
+    out = tmp_path / "p.csv"
+    assert main(["predict", *images, "--model", MODEL, "--pretrained", "--workers", "0", "--csv", str(out)]) == 0
+    table = read_predictions(out)
+    for row, file, probs in zip(rows, table.files, table.probs.tolist(), strict=True):
+        name, number = Path(file).stem.split("-")
+        wrong = ["wrong"] if CLASSES[probs.index(max(probs))] != name else []
+        assert row.split() == [f"{name},", number, *(f"{prob:.2%}" for prob in probs), *wrong]
+
+
+def test_commands_that_example_prints_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["example"]) == 0
+    commands = [shlex.split(line)[3:] for line in capsys.readouterr().out.splitlines() if line.startswith("python -m")]
+    assert [main(command) for command in commands] == [0, 0]
+    assert {path.name for path in tmp_path.iterdir()} == {"predictions.csv", "heat.png"}

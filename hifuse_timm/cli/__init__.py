@@ -16,6 +16,7 @@ from . import (
     compare,
     convert,
     evaluate,
+    example,
     explain,
     export,
     predict,
@@ -30,6 +31,7 @@ from . import (
 __all__ = ["main"]
 
 _COMMANDS = {
+    "example": example,
     "prepare": prepare,
     "evaluate": evaluate,
     "average": average,
