@@ -1,8 +1,11 @@
 """The network in the package is the one that its card describes, and works without a network."""
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +96,16 @@ def test_example_prints_what_predict_says(tmp_path, capsys):
         name, number = Path(file).stem.split("-")
         wrong = ["wrong"] if CLASSES[probs.index(max(probs))] != name else []
         assert row.split() == [f"{name},", number, *(f"{prob:.2%}" for prob in probs), *wrong]
+
+
+def test_example_needs_no_extra():
+    extras = ("jinja2", "matplotlib", "pydicom", "pytorch_grad_cam", "scipy", "sklearn", "tabulate")
+    hidden = f"sys.modules |= dict.fromkeys({[*extras, 'torchmetrics']})"
+    script = f"import sys; {hidden}; from hifuse_timm.__main__ import main; sys.exit(main(['example']))"
+    env = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1]))
+    result = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert "pneumonia, test5" in result.stdout
 
 
 def test_commands_that_example_prints_run(tmp_path, monkeypatch, capsys):
