@@ -28,10 +28,11 @@ whole-way: $(VENV)/.installed-test
 	HIFUSE_TIMM_TRAIN_PY=$(abspath $(TRAIN_PY)) $(BIN)/python -m pytest tests/test_recipes.py tests/test_warm_start.py \
 	  tests/test_whole_way.py
 
-# The pages of report in Debian's Chromium: apt-get install chromium chromium-driver. OUT keeps what there is to look at.
-browser: $(VENV)/.installed-test
-	$(BIN)/python -m pip install --quiet selenium
-	$(BIN)/python tests/browser.py $(if $(OUT),--out $(OUT))
+# The pages of report and demo in Debian's Chromium: apt-get install chromium chromium-driver. OUT keeps what there is to
+# look at.
+browser: $(VENV)/.installed-browser
+	PYTHONPATH=$(abspath $(VENV)/browser) $(BIN)/python tests/browser.py $(if $(OUT),--out $(OUT))
+	PYTHONPATH=$(abspath $(VENV)/browser) $(BIN)/python tests/browser_demo.py $(if $(OUT),--out $(OUT))
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -50,3 +51,9 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@ $(VENV)/.installed
+
+# Beside the environment: gradio takes an older pillow than the tests are run with.
+$(VENV)/.installed-browser: $(VENV)/.installed-test
+	rm -rf $(VENV)/browser
+	$(BIN)/python -m pip install --quiet --target $(VENV)/browser gradio selenium
+	touch $@

@@ -23,6 +23,8 @@ Only the formats of `FORMATS` are opened, whatever a file is called: no other de
 of them would start, ever sees a file.
 """
 
+import base64
+import io
 import threading
 import warnings
 from pathlib import Path
@@ -44,6 +46,7 @@ __all__ = [
     "open_image",
     "stretch",
     "thumbnail",
+    "to_data_uri",
     "to_mode",
     "upright",
 ]
@@ -167,3 +170,10 @@ def thumbnail(image: Image.Image, side: int) -> Image.Image:
     size = [max(round(pixels * scale), 1) for pixels in image.size]
     small = to_mode(image, "RGB").resize(size, Image.Resampling.BICUBIC)
     return Image.fromarray(np.asarray(small))
+
+
+def to_data_uri(image: Image.Image, side: int) -> str:
+    """A `thumbnail` of the image as JPEG in a data URI, for HTML."""
+    buffer = io.BytesIO()
+    thumbnail(image, side).save(buffer, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

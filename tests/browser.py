@@ -54,12 +54,17 @@ def start() -> webdriver.Chrome:
     return webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
 
 
-def find_faults(browser: webdriver.Chrome, path: Path, width: int, scheme: str) -> list[str]:
-    """What is wrong with a page in a window of this width and a scheme of colours."""
+def set_window(browser: webdriver.Chrome, width: int, scheme: str) -> None:
+    """Give the window this width, and the system this scheme of colours."""
     scheme_feature = {"name": "prefers-color-scheme", "value": scheme}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme_feature]})
     metrics = dict(width=width, height=900, deviceScaleFactor=1, mobile=False)
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def find_faults(browser: webdriver.Chrome, path: Path, width: int, scheme: str) -> list[str]:
+    """What is wrong with a page in a window of this width and a scheme of colours."""
+    set_window(browser, width, scheme)
     browser.get_log("performance")
     browser.get(path.as_uri())
     faults = [f"console: {entry['message']}" for entry in browser.get_log("browser")]

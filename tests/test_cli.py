@@ -53,6 +53,7 @@ COMMANDS = [
     "warm-start",
     "convert",
     "explain",
+    "demo",
     "export",
     "run",
 ]

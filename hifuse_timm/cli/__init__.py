@@ -15,6 +15,7 @@ from . import (
     calibrate,
     compare,
     convert,
+    demo,
     evaluate,
     example,
     explain,
@@ -44,6 +45,7 @@ _COMMANDS = {
     "warm-start": warm_start,
     "convert": convert,
     "explain": explain,
+    "demo": demo,
     "export": export,
     "run": run,
 }

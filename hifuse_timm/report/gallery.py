@@ -1,14 +1,12 @@
 """The images of a run that are worth a look: the most confident mistakes, and those that are least certain."""
 
-import base64
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
-from ..images import open_image, thumbnail
+from ..images import open_image, to_data_uri
 from ..predictions import Predictions
 
 __all__ = ["Example", "add_pictures", "find_mistakes", "find_uncertain"]
@@ -71,8 +69,8 @@ def add_pictures(
     shown = []
     for example in examples:
         image = open_image(Path(folder, example.file))
-        heat_map = None if draw_heat_map is None else _to_data_uri(draw_heat_map(image, example.index))
-        shown.append(replace(example, picture=_to_data_uri(image), heat_map=heat_map))
+        heat_map = None if draw_heat_map is None else to_data_uri(draw_heat_map(image, example.index), _SIDE)
+        shown.append(replace(example, picture=to_data_uri(image, _SIDE), heat_map=heat_map))
     return shown
 
 
@@ -89,10 +87,3 @@ def _describe(predictions: Predictions, rows) -> list[Example]:
         for i in rows[:_MOST].tolist()
         for k in [predictions.probs[i].argmax().item()]
     ]
-
-
-def _to_data_uri(image: Image.Image) -> str:
-    """A small picture, of the pixels alone: no name or comment in the image's file goes with it."""
-    buffer = io.BytesIO()
-    thumbnail(image, _SIDE).save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
