@@ -59,7 +59,7 @@ def calibration(tmp_path):
 def serve(monkeypatch):
     """Runs demo up to where the page would be served, and gives what was to be served, and where."""
 
-    def serve(*options: object) -> tuple[Answerer, str, str, int]:
+    def serve(*options: object) -> tuple[Answerer, str, list[Path], str, int]:
         found = []
         monkeypatch.setattr("hifuse_timm.demo.load_gradio", lambda: None)
         monkeypatch.setattr("hifuse_timm.demo.make_page", lambda *page: found.extend(page))
@@ -159,6 +159,18 @@ def test_files_are_taken_as_the_page_sends_them_alone():
     for bad in (None, 3, [3], [["a.png"]], [["a.png", "?"]], [[3, ""]], [["a.png", "é"]], {"ab": "AA=="}, [["a", 3]]):
         with pytest.raises(ValueError, match="files are not as the page sends them"):
             decode_files(bad)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--pretrained"], "pretrained given, but no model: give --model NAME"),
+        (["--model", "hifuse_tiny"], "no weights given for hifuse_tiny: give --checkpoint FILE or --pretrained"),
+    ],
+)
+def test_half_a_network_is_refused(options, message, capsys):
+    assert main(["demo", *options]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_missing_gradio_names_the_extra(network, monkeypatch, capsys):

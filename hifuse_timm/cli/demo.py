@@ -6,18 +6,26 @@ pip install 'hifuse-timm[demo]'.
 """
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..calibration import read_calibration
 from ..checkpoint import checksum_weights
+from ..exported import is_exported
 from ..loading import Trained, find_device, load_for_inference
+from ..packaged import packaged_examples, packaged_weights
 from .options import add_calibration, add_class_map
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Define the options of `python -m hifuse_timm demo`."""
-    parser.add_argument("--model", required=True, metavar="NAME", help="model of timm, or local-dir:DIR, or hf-hub:ID")
-    weights = parser.add_mutually_exclusive_group(required=True)
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="model of timm, or local-dir:DIR, or hf-hub:ID; by default the small one of chest X-rays that lies in the "
+        "package, with images to click on",
+    )
+    weights = parser.add_mutually_exclusive_group()
     weights.add_argument(
         "--checkpoint",
         metavar="FILE",
@@ -32,11 +40,16 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Serve the page until Ctrl-C."""
+    if args.model is None:
+        if given := [name for name in ("checkpoint", "pretrained", "class_map") if getattr(args, name)]:
+            raise ValueError(f"{', '.join(given)} given, but no model: give --model NAME, or leave them out")
+    elif not (args.checkpoint or args.pretrained):
+        raise ValueError(f"no weights given for {args.model}: give --checkpoint FILE or --pretrained")
     serve(args.model, args.checkpoint, args.calibration, class_map=args.class_map, port=args.port)
 
 
 def serve(
-    model: str,
+    model: str | None = None,
     checkpoint: str | Path | None = None,
     calibration: str | Path | None = None,
     *,
@@ -47,7 +60,7 @@ def serve(
     """Serve the page until Ctrl-C, as the app.py of a Hugging Face Space does.
 
     Args:
-        model: Name of a model in timm, or `hf-hub:ID` or `local-dir:DIR`.
+        model: Name of a model in timm, or `hf-hub:ID` or `local-dir:DIR`; by default the one in the package.
         checkpoint: As for `load_for_inference`; by default the pretrained weights of the model.
         calibration: What `calibrate` wrote for this network.
         class_map: Text file with the name of a class on each line; by default as `load_for_inference` finds them.
@@ -64,7 +77,10 @@ def serve(
 
     load_gradio()  # before long work
 
-    device = find_device()
+    examples: Sequence[Path] = ()
+    if model is None:
+        model, examples = f"local-dir:{packaged_weights()}", packaged_examples()
+    device = find_device("cpu" if is_exported(checkpoint) else None)
     network = load_for_inference(model, checkpoint, class_map=class_map, device=device)
     rules = None
     if calibration is not None:
@@ -75,7 +91,7 @@ def serve(
         return draw_heat_map(network, image, class_index, layer)
 
     answerer = Answerer(network, device, draw, _find_layers(network), rules)
-    launch(make_page(answerer, f"{network.name.rpartition('/')[2]} on your images"), host, port)
+    launch(make_page(answerer, f"{network.name.rpartition('/')[2]} on your images", examples), host, port)
 
 
 def _name_classes(network: Trained) -> tuple[str, ...]:
