@@ -19,12 +19,14 @@ from .hub import NAMESPACE, hide_secrets, redact
 from .loading import Trained, load_trained
 from .model_card import make_card
 from .runs import read_metrics
+from .space import list_space, write_space
 from .text import abbreviate
 
 __all__ = ["publish"]
 
 _PUBLISHED_NAMES = {"README.md", "config.json", "model.safetensors"}
 _CALIBRATION_NAME = "calibration.json"
+_SPACE_NAME = "space"
 
 
 def publish(
@@ -42,6 +44,7 @@ def publish(
     repo_id: str | None = None,
     private: bool = False,
     dry_run: str | Path | None = None,
+    space: bool = False,
 ) -> str:
     """Publish a checkpoint on the Hub: weights, timm's config and a model card, in one commit.
 
@@ -67,6 +70,8 @@ def publish(
             be given.
         private: Whether a new repository is private.
         dry_run: Directory to write the files to instead of uploading them.
+        space: Whether a dry run also writes, to its folder `space`, the files of a Space that serves the demo of the
+            repository.
 
     Returns:
         Address of the commit, or the directory of a dry run.
@@ -80,6 +85,8 @@ def publish(
     known = timm.list_models("hifuse_*")
     if model_name not in known:
         raise ValueError(f"model {model_name!r} is not registered: expected one of {', '.join(known)}")
+    if space and dry_run is None:
+        raise ValueError("space is written into a dry run: give dry_run (--dry-run DIR), and upload it from there")
     tag, data = _find_dataset(dataset, data_dir)
     repo_id = _find_repo_id(repo_id, model_name, tag)
     results, evaluation = ({}, {}) if metrics is None else _read_metrics(Path(metrics), model_name, tag)
@@ -113,6 +120,8 @@ def publish(
         return _upload(publication, private)
     with replacing_folder(dry_run, _list_published) as directory:
         publication.write(directory)
+        if space:
+            write_space(directory / _SPACE_NAME, repo_id, None if rules is None else directory / _CALIBRATION_NAME)
     return str(dry_run)
 
 
@@ -289,7 +298,7 @@ def _upload(publication: _Publication, private: bool) -> str:
 
 
 def _list_published(directory: Path) -> set[str]:
-    """The files of an earlier dry run: all of them, the card with the checksums of the weights and the calibration."""
+    """The files of an earlier dry run: all of them, the cards with the checksums of what else has been written."""
     try:
         card = (directory / "README.md").read_text(encoding="utf-8")
         ours = (directory / "config.json").is_file() and sha256(directory / "model.safetensors") in card
@@ -297,5 +306,6 @@ def _list_published(directory: Path) -> set[str]:
         ours = False
     if not ours:
         return set()
+    published = _PUBLISHED_NAMES | {f"{_SPACE_NAME}/{name}" for name in list_space(directory / _SPACE_NAME)}
     calibration = directory / _CALIBRATION_NAME
-    return _PUBLISHED_NAMES | ({calibration.name} if calibration.is_file() and sha256(calibration) in card else set())
+    return published | ({calibration.name} if calibration.is_file() and sha256(calibration) in card else set())

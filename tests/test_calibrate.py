@@ -578,6 +578,10 @@ def test_published_calibration_is_that_of_the_published_weights(
     assert np.abs(ours - theirs).max() < 1e-5
     assert "calibration" not in caplog.text
 
+    assert publish(data, checkpoint, out, "--calibration", calibration, "--space") == 0
+    assert json.loads((out / "space/calibration.json").read_text()) == file
+    assert "calibration='calibration.json'" in (out / "space/app.py").read_text()
+
     capsys.readouterr()
     assert publish(data, checkpoint, out) == 0  # replaces its own, without a calibration now
     assert not (out / "calibration.json").exists()

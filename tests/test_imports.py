@@ -25,7 +25,7 @@ hub
 hifuse
 __init__ loading
 inference
-warm_start publish+model_card prepare evaluate compare calibrate explain demo export predict report recipes
+warm_start publish+model_card+space prepare evaluate compare calibrate explain demo export predict report recipes
 cli
 __main__"""
 PLACES = {

@@ -2,13 +2,14 @@
 
 import argparse
 import json
+import runpy
 import subprocess
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, SpaceCard
 from safetensors.torch import save_file
 
 from hifuse_timm.__main__ import main
@@ -239,3 +240,26 @@ def test_weights_that_are_not_finite_are_not_published(checkpoint, tmp_path, cap
 def test_errors_are_one_line_without_a_traceback(capsys):
     assert main(["convert", "none.pth", "out.safetensors"]) == 1
     assert capsys.readouterr().err == "error: checkpoint none.pth does not exist or is not a file\n"
+
+
+def test_space_of_a_dry_run_serves_what_is_published(checkpoint, tmp_path, monkeypatch, capsys):
+    directory = tmp_path / "out"
+    options = ["--repo-id", "clinic/skin", "--dry-run", str(directory), "--space"]
+    assert publish(checkpoint, *options) == 0
+    space = directory / "space"
+    assert {path.name for path in space.iterdir()} == {"README.md", "app.py", "requirements.txt"}
+    data = SpaceCard.load(space / "README.md").data
+    assert (data.sdk, data.app_file, data.models) == ("gradio", "app.py", ["clinic/skin"])
+    assert (space / "requirements.txt").read_text().startswith("hifuse-timm[demo] @ git+https://")
+    served = []
+    monkeypatch.setattr("hifuse_timm.cli.demo.serve", lambda *args, **options: served.append((args, options)))
+    runpy.run_path(str(space / "app.py"))
+    assert served == [(("hf-hub:clinic/skin",), {"host": "0.0.0.0"})]
+
+    assert publish(checkpoint, *options[:-1]) == 0 and not space.exists()  # replaces its own
+    assert publish(checkpoint, *options) == 0
+    (space / "app.py").write_text("mine")
+    assert publish(checkpoint, *options) == 1
+    assert "holds other files" in (error := capsys.readouterr().err) and "space/app.py" in error
+    assert publish(checkpoint, "--space") == 1
+    assert "space is written into a dry run: give dry_run (--dry-run DIR)" in capsys.readouterr().err

@@ -55,6 +55,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", metavar="DIR", help="write the files to DIR instead; needs no token and no network"
     )
+    parser.add_argument(
+        "--space",
+        action="store_true",
+        help="write also DIR/space, the files of a Hugging Face Space that serves the demo of the repository",
+    )
 
 
 def run(args: Namespace) -> None:
@@ -75,6 +80,7 @@ def run(args: Namespace) -> None:
         repo_id=args.repo_id,
         private=args.private,
         dry_run=args.dry_run,
+        space=args.space,
     )
     if args.dry_run is None:
         print(f"published: {where}")
