@@ -78,7 +78,13 @@ def draw_heat_map(
 
 
 def find_last_layer(network: Trained) -> str:
-    """Find the last layer before the head, as `find_layer`, by noise of the size that the network takes."""
+    """Find the last layer before the head, as `find_layer`, by noise of the size that the network takes.
+
+    Raises:
+        ValueError: As `find_layer`, or if the network is a file of `export`, which has no layers.
+    """
+    if network.precision is not None:
+        raise ValueError(f"{network.name} is exported, without layers to look at: heat maps need the checkpoint")
     x, _ = preprocess(Image.new(network.image_mode, (256, 256)), network.transform)
     return find_layer(network.model, torch.randn(1, *x.shape, generator=torch.Generator().manual_seed(0)))
 
