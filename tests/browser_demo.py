@@ -106,6 +106,12 @@ def find_foreign(browser: webdriver.Chrome, url: str) -> list[str]:
     return faults + [f"request: {u:.80}" for u in asked if urlsplit(u).netloc != own and urlsplit(u).scheme != "data"]
 
 
+def find_faults(browser: webdriver.Chrome, url: str, width: int) -> list[str]:
+    """As `find_foreign`, and what is wider than the window."""
+    found = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    return find_foreign(browser, url) + ([] if found == [width, width] else [f"{found} pixels wide"])
+
+
 def check_page(browser: webdriver.Chrome, url: str, files: dict[str, Path], width: int) -> list[str]:
     """What is wrong with a page, and with its answers, in a window of this width."""
     faults = []
@@ -116,9 +122,7 @@ def check_page(browser: webdriver.Chrome, url: str, files: dict[str, Path], widt
         if "<b>pneumonia</b>" not in answer or "%" not in answer or "stage4.fused" not in answer:
             faults.append(f"answer: {answer!r}")
     faults += [f"answer: {answer!r}" for answer in others if "is no image that is read here" not in answer]
-    if (found := browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")) != [width, width]:
-        faults.append(f"{found} pixels wide")
-    return faults + find_foreign(browser, url)
+    return faults + find_faults(browser, url, width)
 
 
 def check_keyboard(browser: webdriver.Chrome, url: str, file: Path) -> list[str]:
@@ -135,6 +139,34 @@ def check_keyboard(browser: webdriver.Chrome, url: str, file: Path) -> list[str]
     layers.send_keys(Keys.ARROW_DOWN, Keys.ENTER)
     wait_for(browser, file.name, maps=3)
     return faults + find_foreign(browser, url)
+
+
+def check_examples(browser: webdriver.Chrome, url: str) -> list[str]:
+    """What is wrong with the page of the packaged network, and with an image of its own that is clicked on."""
+    open_page(browser, url)
+    examples = browser.find_elements(By.CSS_SELECTOR, ".examples button")
+    name = examples[-1].text
+    examples[-1].send_keys(Keys.ENTER)
+    wait_for(browser, name, maps=2)
+    predicted = browser.find_element(By.CSS_SELECTOR, "article tbody th").text
+    return [] if name.startswith(predicted) else [f"{name} is answered for with {predicted}"]
+
+
+def drop(browser: webdriver.Chrome, file: Path) -> None:
+    """Drop a file on the field for files."""
+    field = browser.find_element(By.ID, "files")
+    place = {key: field.rect[key] + field.rect[side] / 2 for key, side in (("x", "width"), ("y", "height"))}
+    data = dict(items=[], files=[str(file)], dragOperationsMask=1)
+    for event in ("dragEnter", "dragOver", "drop"):
+        browser.execute_cdp_cmd("Input.dispatchDragEvent", dict(type=event, data=data, **place))
+
+
+def check_drop(browser: webdriver.Chrome, url: str, file: Path) -> list[str]:
+    """What is wrong where a file is dropped."""
+    open_page(browser, url)
+    drop(browser, file)
+    wait_for(browser, file.name, maps=2)
+    return find_foreign(browser, url)
 
 
 def check_two_users(browsers: list[webdriver.Chrome], url: str, files: dict[str, Path]) -> list[str]:
@@ -175,11 +207,19 @@ def main() -> int:
                         save_screenshot(browsers[0], out / f"demo-{width}-{scheme}.png", width)
                         faults += found
                 for name, found in (
+                    ("for a dropped file", check_drop(browsers[0], url, files["chest.dcm"])),
                     ("by the keyboard", check_keyboard(browsers[0], url, files["stripes.png"])),
                     ("for two users", check_two_users(browsers, url, files)),
                     ("on the disk", [f"left: {path}" for path in temporary.rglob("*") if path.is_file()]),
                 ):
                     print(f"demo {name}: {'; '.join(found) or 'fine'}")
+                    faults += found
+            with serve(temporary) as url:
+                for width, scheme in zip(WIDTHS, SCHEMES, strict=True):
+                    set_window(browsers[0], width, scheme)
+                    found = check_examples(browsers[0], url) + find_faults(browsers[0], url, width)
+                    print(f"demo of the packaged network at {width} pixels, {scheme}: {'; '.join(found) or 'fine'}")
+                    save_screenshot(browsers[0], out / f"demo-packaged-{width}-{scheme}.png", width)
                     faults += found
         finally:
             for browser in browsers:

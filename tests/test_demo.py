@@ -13,6 +13,7 @@ from pathlib import Path
 import miniatures
 import numpy as np
 import pytest
+import timm
 import torch
 from conftest import NARROW
 from dicoms import write_dicom
@@ -177,3 +178,36 @@ def test_missing_gradio_names_the_extra(network, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["demo", "--model", network, "--pretrained"]) == 1
     assert "pip install 'hifuse-timm[demo]'" in capsys.readouterr().err
+
+
+def test_without_a_model_the_packaged_one_answers_for_its_images(serve):
+    answerer, title, examples, *_ = serve()
+    assert title == "pneumoniamnist on your images" and len(examples) == 8
+    answers = [answerer.answer(path.name, path.read_bytes()) for path in examples]
+    right = [path.name.startswith(answer.probs[0][0]) for path, answer in zip(examples, answers, strict=True)]
+    assert sum(right) >= 7
+
+
+def test_exported_network_answers_without_heat_maps(serve, network, images, tmp_path):
+    file = tmp_path / "network.onnx"
+    assert main(["export", "--model", network, "--pretrained", "--format", "onnx", "--out", str(file)]) == 0
+    answerer = serve("--model", "hifuse_tiny", "--checkpoint", file)[0]
+    ours = serve("--model", network, "--pretrained")[0].answer("stripes.png", images[0].read_bytes())
+    assert not answerer.layers
+    for (name, prob), (our_name, our_prob) in zip(
+        answerer.answer("stripes.png", images[0].read_bytes()).probs, ours.probs, strict=True
+    ):
+        assert name == our_name and prob == pytest.approx(our_prob, abs=1e-4)
+
+
+def test_other_models_of_timm_offer_their_stages(serve, images):
+    answerer = serve("--model", "test_vit", "--checkpoint", save_checkpoint("test_vit", images[0].parent))[0]
+    answer = answerer.answer("stripes.png", images[0].read_bytes(), answerer.layers)
+    assert len(answer.heat_maps) > 1 and {reason for *_, reason in answer.heat_maps} == {None}
+    assert answer.probs[0][0].startswith("class ")
+
+
+def save_checkpoint(name: str, folder: Path) -> Path:
+    path = folder / f"{name}.pth.tar"
+    torch.save(dict(state_dict=timm.create_model(name, num_classes=3).state_dict()), path)
+    return path
