@@ -16,7 +16,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import dicoms
 import miniatures
@@ -182,6 +184,17 @@ def check_two_users(browsers: list[webdriver.Chrome], url: str, files: dict[str,
     return [fault for browser in browsers for fault in find_foreign(browser, url)]
 
 
+def check_upload(url: str) -> list[str]:
+    """What is wrong where a file is sent to Gradio's own door for files, which would keep it."""
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nkept?\r\n--x--\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    try:
+        urlopen(Request(f"{url}/gradio_api/upload", body, headers))
+    except HTTPError as e:
+        return [] if e.code == 413 else [f"it ends in {e}"]
+    return ["it is taken"]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Open the page of demo in Debian's Chromium, and look for faults.")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep screenshots here")
@@ -210,6 +223,7 @@ def main() -> int:
                     ("for a dropped file", check_drop(browsers[0], url, files["chest.dcm"])),
                     ("by the keyboard", check_keyboard(browsers[0], url, files["stripes.png"])),
                     ("for two users", check_two_users(browsers, url, files)),
+                    ("for an upload past the page", check_upload(url)),
                     ("on the disk", [f"left: {path}" for path in temporary.rglob("*") if path.is_file()]),
                 ):
                     print(f"demo {name}: {'; '.join(found) or 'fine'}")

@@ -149,6 +149,15 @@ def test_of_many_classes_the_most_probable_are_shown(narrow, serve, images, tmp_
     assert shown == [name for name, _ in answer.probs[:10]]
 
 
+def test_no_probability_is_rounded_to_certainty(serve, network, images):
+    answerer = serve("--model", network, "--pretrained")[0]
+    for bias, shown in ((9, ["&gt; 99.9%", "&lt; 0.1%"]), (1000, ["100.0%", "0.0%"]), (2, ["98.2%", "1.8%"])):
+        torch.nn.init.zeros_(answerer.network.model.head.fc.weight)
+        answerer.network.model.head.fc.bias.data = torch.tensor([-bias, bias]).float()
+        html = answerer.answer_html([("stripes.png", images[0].read_bytes())])
+        assert re.findall(r"<td.*?>(.*?)</td>", html) == shown
+
+
 def test_frame_of_a_dicom_file_is_named(serve, network, tmp_path):
     path = write_dicom(tmp_path / "frames.dcm", np.arange(3 * 4096, dtype=np.uint16).reshape(3, 64, 64), frames=3)
     answerer = serve("--model", network, "--pretrained")[0]

@@ -100,7 +100,7 @@ class Answerer:
     def answer_html(self, files: Sequence[tuple[str, bytes]], layers: Sequence[str] = ()) -> str:
         """The answers for files, by their names and bytes, as HTML."""
         answers = [self.answer(name, content, layers) for name, content in files]
-        return render_template("answers.html", answers=answers, most=_MOST_CLASSES)
+        return render_template("answers.html", answers=answers, most=_MOST_CLASSES, share=_format_share)
 
     def _name_class(self, index: int) -> str:
         return printable(self.network.class_names[index]) if self.network.class_names else f"class {index}"
@@ -122,6 +122,13 @@ class Answerer:
             return printable(layer), to_data_uri(self.draw_heat_map(image, class_index, layer), _SIDE), None
         except _ERRORS as e:
             return abbreviate(layer, 80), None, printable(e)
+
+
+def _format_share(prob: float) -> str:
+    """A probability in per cent, of which none is rounded to certainty."""
+    if 0.9995 <= prob < 1:
+        return "> 99.9%"
+    return "< 0.1%" if 0 < prob < 0.0005 else f"{prob:.1%}"
 
 
 def decode_files(files: object) -> list[tuple[str, bytes]]:

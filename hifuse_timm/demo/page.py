@@ -97,6 +97,7 @@ def launch(page, host: str, port: int) -> None:
             pwa=False,
             mcp_server=False,
             enable_monitoring=False,
+            max_file_size=0,  # of Gradio's own uploads, which it would keep: the page sends files with the question
             run_history=False,
             footer_links=[],
             quiet=True,
