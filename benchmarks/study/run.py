@@ -15,6 +15,7 @@ from hifuse_timm.files import write_json
 from ..networks import peers
 from ..networks.specs import OPTIONS, Spec, parse_spec
 from ..training.history import History
+from .records import read_record
 
 
 def parse_models(models: Sequence[str], model_kwargs: Sequence[str] = ()) -> list[str]:
@@ -122,13 +123,7 @@ def load_record(folder: Path) -> Record | None:
     path = folder / "run.json"
     if not path.exists():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("kind") != "accuracy-run":
-            raise KeyError("kind")
-        return Record(**content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no run of python -m benchmarks accuracy ({error})") from error
+    return read_record(path, Record, "accuracy-run")
 
 
 def check_history(history: History, expected: dict) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from hifuse_timm.image_folders import find_images
 from hifuse_timm.recipes import recipe_path
 
 from ..training.settings import count_classes, find_split, read_recipe
+from .records import read_record
 
 # what dataset.json says of how a dataset was split
 _FACTS = ("name", "title", "split", "split_scheme", "seed", "val_share", "group_by", "prepared_by", "shared_with_train")
@@ -121,14 +121,7 @@ def load_study(out: Path) -> Study:
     Raises:
         ValueError: If it holds none.
     """
-    path = out / "study.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("kind") != "accuracy-study":
-            raise KeyError("kind")
-        return Study(**content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no study of python -m benchmarks accuracy ({error})") from error
+    return read_record(out / "study.json", Study, "accuracy-study")
 
 
 def find_recipe(recipe: str | None, dataset: str | None) -> Path:

@@ -1,7 +1,6 @@
 """The writers of the formats: a network of PyTorch into a file, by torch.export, torch.onnx, OpenVINO and nncf."""
 
 import copy
-import hashlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from torch import nn
 
 from ..errors import first_line
 from ..exported import METADATA, METADATA_OF_BIN, Metadata, require_quietly
+from ..files import sha256
 from ..loading import Trained
 from ..text import abbreviate
 from .comparison import draw_images, read_images
@@ -91,7 +91,7 @@ def _write_openvino(trained: Trained, metadata: Metadata, calibration: list[str]
             model = _quantize(model, trained, calibration, lambda images: images)
     openvino.save_model(model, path, compress_to_fp16=False)
     model.set_rt_info(metadata.to_json(), METADATA)
-    model.set_rt_info(hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest(), METADATA_OF_BIN)
+    model.set_rt_info(sha256(path.with_suffix(".bin")), METADATA_OF_BIN)
     openvino.save_model(model, path, compress_to_fp16=False)  # the same .bin again, beside an .xml that knows it
 
 
