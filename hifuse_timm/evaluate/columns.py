@@ -31,11 +31,11 @@ class Columns:
     """
 
     def __init__(self, data_dir: Path, files: Sequence[str]):
-        self.path, splits = data_dir / "splits.csv", read_splits(data_dir)
+        self.path, self.splits = data_dir / "splits.csv", read_splits(data_dir)
         self.files = list(map(name_in_splits, files))
         self.cells = {
-            column: [splits.get(file, {}).get(column, "") for file in self.files]
-            for column in next(iter(splits.values()), {})
+            column: [self.splits.get(file, {}).get(column, "") for file in self.files]
+            for column in next(iter(self.splits.values()), {})
         }
 
     def name_groups(self, column: str | None) -> str:

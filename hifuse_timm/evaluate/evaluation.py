@@ -186,7 +186,7 @@ def evaluate(
     columns = Columns(data_dir, files)
     groups = columns.find_groups(group_column, resample)
     subgroups = {of: columns.find_subgroups(of) for of in by}
-    in_train = count_shared(data_dir, description, split, files, group_column)
+    in_train = count_shared(columns, description, split, group_column)
     if shared := [f"{what} {count:,}" for what, count in in_train.items() if count]:
         _logger.warning(f"of the {len(files):,} images of {split}, train has, too, by {', by '.join(shared)}")
     if calibration is not None:
