@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Iterator
 
 import pytest
 
@@ -56,6 +57,18 @@ BAD = [None, True, "x", "\n# a | <b>", -0.5, 2, 10**400, 1e300, [], [1], ["a"], 
 GONE = object()  # stands for a field that is not there
 
 
+def change_fields(whole: dict) -> Iterator[tuple[tuple, dict]]:
+    """Each field's path and the object with that field as each of `BAD`, and without it."""
+    for field in find_fields(whole):
+        for value in (*BAD, GONE):
+            content = copy.deepcopy(whole)
+            inside = content
+            for name in field[:-1]:
+                inside = inside[name]
+            inside.pop(field[-1]) if value is GONE else inside.update({field[-1]: value})
+            yield field, content
+
+
 @pytest.fixture(scope="module")
 def mean(tmp_path_factory):
     """What `average --json` writes of runs and their predictions."""
@@ -72,26 +85,20 @@ def test_any_change_of_a_run_is_read_to_the_end_or_names_file_and_field(kind, me
     write(tmp_path / "other.json", make_run(0.9))
     path = tmp_path / "run.json"
     refused = accepted = 0
-    for field in find_fields(whole):
-        for value in (*BAD, GONE):
-            content = copy.deepcopy(whole)
-            inside = content
-            for name in field[:-1]:
-                inside = inside[name]
-            inside.pop(field[-1]) if value is GONE else inside.update({field[-1]: value})
-            write(path, content)
-            try:
-                numbers, evaluation = read_metrics(path)
-                if evaluation:
-                    _describe_evaluation(numbers, evaluation)
-                if kind == "evaluation":
-                    format_result(average([path, tmp_path / "other.json"]))
-                accepted += 1
-            except ValueError as e:
-                message = str(e)
-                assert str(path) in message and "\n" not in message and len(message) < 500, message
-                assert field[-1] in message or field == ("kind",) or "the classes" in message, (field, message)
-                refused += 1
+    for field, content in change_fields(whole):
+        write(path, content)
+        try:
+            numbers, evaluation = read_metrics(path)
+            if evaluation:
+                _describe_evaluation(numbers, evaluation)
+            if kind == "evaluation":
+                format_result(average([path, tmp_path / "other.json"]))
+            accepted += 1
+        except ValueError as e:
+            message = str(e)
+            assert str(path) in message and "\n" not in message and len(message) < 500, message
+            assert field[-1] in message or field == ("kind",) or "the classes" in message, (field, message)
+            refused += 1
     assert refused > 700 and accepted > 50  # of what nobody reads, as conditions, everything is fine
 
 
