@@ -33,7 +33,7 @@ from .hub import NAMESPACE, check_tag, resolve_weights
 from .layers.attention import ShiftedWindowAttention
 from .layers.chunking import checkpoint_module, count_chunks, run_in_chunks
 from .layers.linear import fold_norm_after, fold_norm_before, linear_act, make_linear, mlp
-from .layers.maps import LayerNorm2d, LinearNormAct, PatchMerging2d, pad_map, to_map, to_tokens
+from .layers.maps import LayerNorm2d, LinearNormAct, PatchMerging2d, concatenate, pad_map, to_map, to_tokens
 
 __all__ = ["HiFuse"]  # register_model adds the entrypoints
 
@@ -288,8 +288,8 @@ class HierarchicalFeatureFusion(nn.Module):
             assert previous is not None, "previous: the fused map of the stage before is missing"
             shortcut = self.previous_proj(previous)
             maps = [shortcut] + maps
-        fused = self.fuse_proj(self.norm(torch.cat(maps, dim=1)))
-        fused = self.irmlp(torch.cat(attended + [fused], dim=1))
+        fused = self.fuse_proj(self.norm(concatenate(maps)))
+        fused = self.irmlp(concatenate(attended + [fused]))
         return shortcut + self.drop_path(fused) if shortcut is not None and self.shortcut else fused
 
 

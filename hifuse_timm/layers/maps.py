@@ -13,9 +13,19 @@ from timm.layers import fast_layer_norm
 from timm.models.swin_transformer import PatchMerging
 from torch import nn
 
+from . import onednn
 from .linear import fold_norm_after, linear_act
 
-__all__ = ["LayerNorm2d", "LinearNormAct", "PatchMerging2d", "pad_map", "pad_tokens", "to_map", "to_tokens"]
+__all__ = [
+    "LayerNorm2d",
+    "LinearNormAct",
+    "PatchMerging2d",
+    "concatenate",
+    "pad_map",
+    "pad_tokens",
+    "to_map",
+    "to_tokens",
+]
 
 
 def to_tokens(x: torch.Tensor) -> torch.Tensor:
@@ -27,6 +37,18 @@ def to_map(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Tokens, (B, H*W, C), as the (B, C, H, W) map of the same memory."""
     # by way of a dimension of 1, since unflatten(transpose(x)) of a single image has strides that are not channels_last
     return x.unflatten(1, (height, width, 1)).permute(0, 4, 1, 2, 3).squeeze(4)
+
+
+@torch.fx.wrap
+def concatenate(maps: list[torch.Tensor]) -> torch.Tensor:
+    """Concatenate maps, (B, C_i, H, W), along their channels."""
+    if not torch.jit.is_scripting() and onednn.is_differentiated_eagerly(maps[0]):
+        # the gradient of a part is a slice, its pixels C apart; a CPU's BatchNorm goes back over slices in bfloat16 ten
+        # times as slowly as over a map
+        for x in maps:
+            if x.requires_grad:
+                x.register_hook(lambda grad: grad.contiguous(memory_format=torch.channels_last))
+    return torch.cat(maps, dim=1)
 
 
 @torch.fx.wrap

@@ -14,6 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 __all__ = [
     "chunk_tokens",
     "has_hooks",
+    "is_differentiated_eagerly",
     "is_plain_tensor",
     "is_transformed",
     "linear",
@@ -47,13 +48,21 @@ def serves_compiled(x: torch.Tensor) -> bool:
 
 def serves_eagerly(x: torch.Tensor) -> bool:
     """Whether what is done with x is run at once, on a CPU in float32, and neither traced nor intercepted."""
+    return _is_eager(x) and _is_float_on_cpu(x)
+
+
+def is_differentiated_eagerly(x: torch.Tensor) -> bool:
+    """Whether what is done with x is run at once on a CPU, for its gradient, and neither traced nor intercepted."""
+    return torch.is_grad_enabled() and _is_eager(x) and x.is_cpu
+
+
+def _is_eager(x: torch.Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and is_plain_tensor(x)  # and no proxy of torch.fx
         and not torch.jit.is_tracing()
         and not is_in_torch_dispatch_mode()
         and not is_transformed()
-        and _is_float_on_cpu(x)
     )
 
 
