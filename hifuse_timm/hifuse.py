@@ -37,6 +37,8 @@ from .layers.maps import LayerNorm2d, LinearNormAct, PatchMerging2d, concatenate
 
 __all__ = ["HiFuse"]  # register_model adds the entrypoints
 
+torch.fx.wrap("concatenate")  # by its name in this module, where it is called
+
 
 class GlobalBlock(nn.Module):
     """Global feature block, Eq. 2: LayerNorm, (shifted) window attention, 1x1 layer, GELU, and the input added."""

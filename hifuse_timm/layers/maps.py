@@ -42,13 +42,18 @@ def to_map(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
 @torch.fx.wrap
 def concatenate(maps: list[torch.Tensor]) -> torch.Tensor:
     """Concatenate maps, (B, C_i, H, W), along their channels."""
-    if not torch.jit.is_scripting() and onednn.is_differentiated_eagerly(maps[0]):
-        # the gradient of a part is a slice, its pixels C apart; a CPU's BatchNorm goes back over slices in bfloat16 ten
-        # times as slowly as over a map
+    if not torch.jit.is_scripting():
+        _keep_gradients_whole(maps)
+    return torch.cat(maps, dim=1)
+
+
+def _keep_gradients_whole(maps: list[torch.Tensor]) -> None:
+    # the gradient of a part is a slice of the whole's, its pixels far apart, over which a CPU's BatchNorm goes back ten
+    # times as slowly in bfloat16 as over a map
+    if onednn.is_differentiated_eagerly(maps[0]):
         for x in maps:
             if x.requires_grad:
                 x.register_hook(lambda grad: grad.contiguous(memory_format=torch.channels_last))
-    return torch.cat(maps, dim=1)
 
 
 @torch.fx.wrap
