@@ -5,22 +5,28 @@ from collections.abc import Iterable
 from types import ModuleType
 
 from .text import abbreviate
+from .version import REPOSITORY
 
-__all__ = ["first_line", "require", "shorten"]
+__all__ = ["describe_install", "first_line", "require", "shorten"]
 
 _LONGEST_NAME = 150  # characters
+
+
+def describe_install(extra: str) -> str:
+    """How to install an extra, whether or not the package is released, and in a clone."""
+    return f"pip install 'hifuse-timm[{extra}] @ git+{REPOSITORY}', or in a clone pip install -e '.[{extra}]'"
 
 
 def require(name: str, extra: str) -> ModuleType:
     """Import a module that an extra brings.
 
     Raises:
-        RuntimeError: If it cannot be imported; names the extra.
+        RuntimeError: If it cannot be imported; says how to install the extra.
     """
     try:
         return importlib.import_module(name)
     except ImportError as e:
-        raise RuntimeError(f"{name} cannot be imported ({e}): pip install 'hifuse-timm[{extra}]'") from e
+        raise RuntimeError(f"{name} cannot be imported ({e}): {describe_install(extra)}") from e
 
 
 def first_line(error: BaseException) -> str:

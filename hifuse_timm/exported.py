@@ -6,7 +6,7 @@
 | `.xml` with its `.bin` | OpenVINO | compute |
 | `.pt2` | `torch.export.load` | anything: that unpickles and evaluates what the file holds, so it needs `trust_pt2` |
 
-Needs `pip install 'hifuse-timm[export]'`.
+Needs the extra `export`.
 """
 
 import hashlib

@@ -23,15 +23,14 @@ from .checkpoint import read_checkpoint, unwrap_state_dict
 from .convert import Architecture, check_extent, convert_state_dict
 from .errors import first_line
 from .files import sha256
+from .version import REPOSITORY
 
-__all__ = ["NAMESPACE", "README_URL", "check_tag", "download", "hide_secrets", "redact", "resolve_weights"]
+__all__ = ["NAMESPACE", "check_tag", "download", "hide_secrets", "redact", "resolve_weights"]
 
 _logger = logging.getLogger(__name__)
 
 # Owner of the published repositories.
 NAMESPACE = os.environ.get("HIFUSE_TIMM_NAMESPACE") or "hifuse-timm"
-
-README_URL = "https://github.com/hifuse-timm/hifuse-timm"
 
 _WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")  # the second where a repository has no first
 
@@ -213,7 +212,7 @@ def _explain(error: Exception, repo_id: str, revision: str) -> Exception:
             "  pretrained=False for random weights\n"
             f"  HIFUSE_TIMM_NAMESPACE=NAME in the environment for weights in another namespace than {NAMESPACE}\n"
             "  pretrained_cfg_overlay=dict(file='checkpoint.pth') for a checkpoint of yours or of the authors' code\n"
-            f"  training: {README_URL}#train"
+            f"  training: {REPOSITORY}/blob/main/docs/train.md"
         )
     if status in (401, 403):
         return PermissionError(

@@ -7,12 +7,12 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from .calibration import Calibration
 from .checkpoint import Checkpoint
 from .datasets import Dataset
-from .hub import README_URL
 from .loading import Trained
 from .operating_points import describe_temperature, tabulate_calibration
 from .runs import METRICS
 from .tables import format_markdown
 from .text import escape_markdown, printable
+from .version import REPOSITORY
 
 __all__ = ["make_card"]
 
@@ -92,7 +92,7 @@ on it.
 ## Load it
 
 ```python
-import timm, hifuse_timm  # pip install git+{README_URL}
+import timm, hifuse_timm  # pip install git+{REPOSITORY}
 model = timm.create_model("hf-hub:{repo_id}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 ```

@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub import SpaceCard, SpaceCardData
 
 from .files import sha256, write_text
-from .hub import README_URL
+from .version import REPOSITORY
 
 __all__ = ["list_space", "write_space"]
 
@@ -32,7 +32,7 @@ def write_space(folder: Path, repo_id: str, calibration: Path | None) -> None:
 serve({f"hf-hub:{repo_id}"!r}, {options}host="0.0.0.0")
 """,
     )
-    write_text(folder / _REQUIREMENTS, f"hifuse-timm[demo] @ git+{README_URL}\n")
+    write_text(folder / _REQUIREMENTS, f"hifuse-timm[demo] @ git+{REPOSITORY}\n")
     name = repo_id.rpartition("/")[2]
     data = SpaceCardData(title=name, sdk="gradio", app_file=_APP, models=[repo_id], tags=["medical", "hifuse"])
     checksums = "\n".join(f"- `{path.name}`: {sha256(path)}" for path in sorted(folder.iterdir()))
@@ -42,7 +42,7 @@ serve({f"hf-hub:{repo_id}"!r}, {options}host="0.0.0.0")
 
 # {name}
 
-[{repo_id}](https://huggingface.co/{repo_id}) in the browser, by [hifuse-timm]({README_URL}). For research: it is no
+[{repo_id}](https://huggingface.co/{repo_id}) in the browser, by [hifuse-timm]({REPOSITORY}). For research: it is no
 medical device, and no diagnosis may rest on it. Images that are dropped here go to the machine that runs this Space;
 give it none of patients. If the repository is private, the Space needs a token that may read it, as its secret
 `HF_TOKEN`.

@@ -1,1 +1,3 @@
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+REPOSITORY = "https://github.com/hifuse-timm/hifuse-timm"

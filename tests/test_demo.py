@@ -190,7 +190,7 @@ def test_half_a_network_is_refused(options, message, capsys):
 def test_missing_gradio_names_the_extra(network, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["demo", "--model", network, "--pretrained"]) == 1
-    assert "pip install 'hifuse-timm[demo]'" in capsys.readouterr().err
+    assert "pip install 'hifuse-timm[demo] @ git+https://" in capsys.readouterr().err
 
 
 def test_without_a_model_the_packaged_one_answers_for_its_images(serve):

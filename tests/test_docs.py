@@ -22,6 +22,7 @@ from PIL import Image
 
 from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from hifuse_timm.cli import _COMMANDS as COMMANDS
+from hifuse_timm.errors import describe_install
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks/README.md"]
@@ -264,13 +265,16 @@ def test_readme_lists_every_command_once():
     assert sorted(listed) == sorted(COMMANDS)
 
 
-def find_install_faults(text: str) -> list[str]:
-    """Lines that install this package as if it were released, or with extras that it has not."""
+def list_extras() -> set[str]:
     section = re.search(
         r"^\[project.optional-dependencies\]\n(.*?)^\[", (ROOT / "pyproject.toml").read_text(), re.M | re.S
     )
-    extras = set(re.findall(r"^([\w-]+) = \[", section[1], flags=re.MULTILINE))
-    faults = []
+    return set(re.findall(r"^([\w-]+) = \[", section[1], flags=re.MULTILINE))
+
+
+def find_install_faults(text: str) -> list[str]:
+    """Lines that install this package as if it were released, or with extras that it has not."""
+    extras, faults = list_extras(), []
     for code in read_blocks(text, "") + read_spans(text):
         for line in re.findall(r"\bpip install .*", code):
             named = re.search(r"(hifuse-timm|'\.|\.)\[([\w,-]+)\]", line)
@@ -283,6 +287,15 @@ def find_install_faults(text: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_install_lines_need_no_release(page):
     assert find_install_faults(page.read_text()) == []
+
+
+def test_package_names_no_install_line_that_needs_a_release():
+    sources = {path: path.read_text() for path in (ROOT / "hifuse_timm").rglob("*.py")}
+    released = re.compile(r"hifuse-timm\[[^]]*\](?! @ git\+)|pip install '?hifuse-timm'?(?!\S)")
+    assert [path for path, text in sources.items() if released.search(text)] == []
+    for extra in list_extras():
+        git, clone = describe_install(extra).split(", or in a clone ")
+        assert find_install_faults(f"```\n{git}\n{clone}\n```") == []
 
 
 @pytest.mark.parametrize(

@@ -414,7 +414,7 @@ def test_what_a_model_of_timm_cannot_do_is_refused(data, tmp_path, capsys):
 def test_missing_library_is_named_with_its_extra(data, checkpoint, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "torchmetrics", None)
     assert evaluate(data, checkpoint) == 1
-    assert "pip install 'hifuse-timm[medical]'" in capsys.readouterr().err
+    assert "pip install 'hifuse-timm[medical] @ git+https://" in capsys.readouterr().err
 
 
 # Averages

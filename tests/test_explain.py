@@ -594,7 +594,7 @@ def test_missing_library_is_named_with_the_extra_to_install(run, image, monkeypa
     monkeypatch.setitem(sys.modules, module, None)
     code, err, out = run(image)
     assert code == 1 and f"error: {module} cannot be imported" in err
-    assert "pip install 'hifuse-timm[explain]'" in err and not out.exists()
+    assert "pip install 'hifuse-timm[explain] @ git+https://" in err and not out.exists()
 
 
 def test_function_takes_what_the_command_takes(image, checkpoint, tmp_path):

@@ -322,7 +322,7 @@ def test_missing_library_is_named_with_its_extra(library, extra, options, checkp
     monkeypatch.setitem(sys.modules, library, None)
     assert run_export(checkpoint, *options[3:4], *options) == 1
     error = capsys.readouterr().err
-    assert f"error: {library} cannot be imported" in error and f"pip install 'hifuse-timm[{extra}]'\n" in error
+    assert f"error: {library} cannot be imported" in error and f"in a clone pip install -e '.[{extra}]'\n" in error
 
 
 def test_nothing_is_sent_to_the_makers_of_the_libraries(exported):

@@ -247,7 +247,7 @@ def test_unpublished_weights_say_so_and_what_works(hub):
         "pretrained=False",
         "HIFUSE_TIMM_NAMESPACE",
         "pretrained_cfg_overlay=dict(file=",
-        "https://github.com/hifuse-timm/hifuse-timm#train",
+        "https://github.com/hifuse-timm/hifuse-timm/blob/main/docs/train.md",
     ):
         assert words in str(info.value)
     hub.add(REPO_ID, {"README.md": b"nothing yet"})

@@ -11,8 +11,10 @@ from zipfile import ZipFile
 
 import pytest
 import yaml
+from test_docs import find_targets, read_blocks
 
 from hifuse_timm import __version__
+from hifuse_timm.version import REPOSITORY
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,6 +52,19 @@ def test_wheel_holds_every_file_of_the_package_and_nothing_else(wheel):
     assert {name for name in wheel.namelist() if ".dist-info/" not in name} == expected
 
 
+def test_readme_on_pypi_leads_to_this_version_on_github(metadata):
+    readme, shown = (ROOT / "README.md").read_text(), metadata.get_payload()
+    links, pictures = find_targets(readme)
+    pages, files = f"{REPOSITORY}/blob/v{__version__}", f"{REPOSITORY}/v{__version__}"
+    files = files.replace("https://github.com", "https://raw.githubusercontent.com")
+    absolute = [re.sub(r"^#", f"{pages}/README.md#", link) for link in links]
+    absolute = [link if link.startswith("https:") else f"{pages}/{link}" for link in absolute]
+    assert find_targets(shown) == (absolute, [f"{files}/{picture}" for picture in pictures])
+    assert absolute != links and pictures
+    assert read_blocks(shown, "", "python") == read_blocks(readme, "", "python")
+    assert metadata["Description-Content-Type"] == "text/markdown"
+
+
 def test_workflow_runs_the_oldest_and_the_newest_python_that_the_wheel_names(metadata):
     prefix = "Programming Language :: Python :: 3."
     minors = sorted(int(c.removeprefix(prefix)) for c in metadata.get_all("Classifier") if c.startswith(prefix))
@@ -67,7 +82,13 @@ def test_release_publishes_what_was_built_and_checked_and_nothing_else(release):
     assert release[True] == {"push": {"tags": ["v*"]}}  # YAML 1.1 reads the key `on` as true
     build, publish = release["jobs"]["build"], release["jobs"]["publish"]
     commands = "\n".join(step.get("run", "") for step in build["steps"])
-    for check in ("twine check --strict dist/*", "import timm, hifuse_timm", "make reproduce", "make test"):
+    for check in (
+        "twine check --strict dist/*",
+        "import timm, hifuse_timm",
+        "hifuse-timm example",
+        "make reproduce",
+        "make test",
+    ):
         assert check in commands
     upload, (download, to_pypi) = build["steps"][-1], publish["steps"]
     assert (publish["needs"], upload["with"]["name"]) == ("build", download["with"]["name"])

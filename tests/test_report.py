@@ -347,7 +347,7 @@ def test_page_without_the_extra_says_how_to_get_heat_maps(data, checkpoint, tmp_
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
     assert evaluate(data, checkpoint, "--report", tmp_path / "page.html") == 0
     page = Page((tmp_path / "page.html").read_text())
-    assert "There are no heat maps:" in page.text and "pip install 'hifuse-timm[explain]'" in page.text
+    assert "There are no heat maps:" in page.text and "pip install 'hifuse-timm[explain] @ git+https://" in page.text
     assert page.images() and "Grad-CAM of the class" not in page.text
 
 

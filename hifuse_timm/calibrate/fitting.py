@@ -1,6 +1,6 @@
 """Fitting a calibration to predictions of validation images: temperature, thresholds, a bound for deciding.
 
-Needs `pip install 'hifuse-timm[medical]'`.
+Needs the extra `medical`.
 """
 
 import logging

@@ -9,6 +9,7 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 
+from ..errors import describe_install
 from ..text import printable
 from . import (
     average,
@@ -104,6 +105,7 @@ def _make_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m hifuse_timm",
         description="HiFuse for timm: from datasets to published weights; timm's scripts with the models registered.",
+        epilog=f"COMMAND --help says which extra it needs. To install one, as medical: {describe_install('medical')}",
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in _COMMANDS.items():

@@ -2,7 +2,7 @@
 
 Average what evaluate --json wrote of one model on one dataset, as on the two folds of Kvasir, and show the spread,
 beside the paper's metrics. With --predictions, what evaluate --predictions wrote of the same runs, all images are
-measured together, too, with intervals over all patients.
+measured together, too, with intervals over all patients. Needs the extra medical.
 """
 
 from argparse import ArgumentParser, Namespace

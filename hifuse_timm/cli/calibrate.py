@@ -2,7 +2,7 @@
 
 Fit a temperature to what evaluate --predictions wrote of the validation images, and choose for each class the threshold
 that reaches a wanted sensitivity or specificity there. predict, evaluate and publish take the file with --calibration.
-Needs pip install 'hifuse-timm[medical]'.
+Needs the extra medical.
 """
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace

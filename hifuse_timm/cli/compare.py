@@ -17,7 +17,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.epilog = (
         "Images and classes are matched by their names. The true classes stand in the column class, and the groups in "
         "the column group, of one table or more; evaluate writes them, predict does not know them. Both tests take "
-        "images as independent. Needs pip install 'hifuse-timm[medical]'."
+        "images as independent. Needs the extra medical."
     )
     parser.add_argument(
         "predictions",

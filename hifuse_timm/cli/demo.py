@@ -2,7 +2,7 @@
 
 Serve a page, to this machine alone, on which to drop images and DICOM files: it shows the probability of each class,
 and where the network looks. Nothing leaves the machine, and nothing is kept. Not a medical device. Needs
-pip install 'hifuse-timm[demo]'.
+the extra demo.
 """
 
 from argparse import ArgumentParser, Namespace

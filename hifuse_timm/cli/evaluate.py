@@ -5,7 +5,7 @@ balanced accuracy, macro AUROC and average precision, sensitivity at 90% and 95%
 correlation, Brier score, expected calibration error, and metrics of each class, with bootstrap intervals, over patients
 where DIR/splits.csv names them as groups; beside the paper's metrics where DIR/dataset.json, as prepare writes it,
 names one of its datasets. Of several checkpoints of one training, --metric picks the best on val. Needs
-pip install 'hifuse-timm[medical]'.
+the extra medical.
 """
 
 from argparse import ArgumentParser, Namespace

@@ -1,8 +1,8 @@
 """Draw where networks look.
 
 Draw Grad-CAM heat maps like the paper's Figure 4: a row for each image, a column for each network, above each map the
-predicted class and its probability. Needs pip install 'hifuse-timm[explain]'. A file that is no image is named on
-stderr and skipped; the exit code is 0 if any image was drawn, else 1.
+predicted class and its probability. A file that is no image is named on stderr and skipped; the exit code is 0 if any
+image was drawn, else 1. Needs the extra explain.
 """
 
 from argparse import ArgumentParser, Namespace

@@ -2,7 +2,7 @@
 
 Write any timm model, as train.py left it or pretrained, to a file for another runtime. Classes, transform and image
 mode are in it, and predict and evaluate take it in the place of a checkpoint. It is run and compared with PyTorch
-before it takes its place. Needs pip install 'hifuse-timm[export]', and for int8 hifuse-timm[int8].
+before it takes its place. Needs the extra export, and for int8 the extra int8.
 """
 
 from argparse import ArgumentParser, Namespace

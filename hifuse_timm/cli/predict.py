@@ -2,8 +2,8 @@
 
 Write a CSV of the predicted class and the probability of each class, a row an image, by any timm model. An image that
 cannot be read has its row with the reason in the column error; the exit code is 1 then. Under torchrun the processes
-share the images: torchrun --nproc_per_node 2 -m hifuse_timm predict ... Needs pip install 'hifuse-timm[medical]', and
-for DICOM hifuse-timm[explain].
+share the images: torchrun --nproc_per_node 2 -m hifuse_timm predict ... Needs the extra medical, and for
+DICOM explain.
 """
 
 import logging

@@ -3,7 +3,8 @@
 Check a dataset in the form in which its provider publishes it, zipped or unpacked, and write DIR/train/CLASS,
 DIR/val/CLASS and DIR/test/CLASS for timm's scripts, with splits.csv and dataset.json; of kvasir, DIR/fold1 and
 DIR/fold2 of this form. Unpacked images are hard-linked where the file system allows. Of one's own: TAG images takes
-folders named for the classes, or a list; TAG medmnist takes a file of MedMNIST.
+folders named for the classes, or a list; TAG medmnist takes a file of MedMNIST. Needs the extra medical, and for
+DICOM explain.
 """
 
 from argparse import ArgumentParser, Namespace

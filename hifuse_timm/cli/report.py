@@ -3,7 +3,7 @@
 Write one HTML file that needs nothing from a network: metrics with their intervals beside the paper's, confusion
 matrices, ROC and precision-recall curves with bands, reliability, the most confident mistakes and the least certain
 images by name, and the conditions, of one run or of several of the same classes. evaluate --report writes it with the
-images. Needs pip install 'hifuse-timm[medical]'.
+images. Needs the extra medical.
 """
 
 from argparse import ArgumentParser, Namespace

@@ -1,6 +1,6 @@
 """Differences between networks on the same images, with paired intervals and tests.
 
-Needs `pip install 'hifuse-timm[medical]'`.
+Needs the extra `medical`.
 """
 
 from collections.abc import Sequence

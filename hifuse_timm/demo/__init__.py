@@ -1,6 +1,6 @@
 """A page in which a network answers for images that are dropped on it, by Gradio.
 
-Needs `pip install 'hifuse-timm[demo]'`.
+Needs the extra `demo`.
 """
 
 from .answering import Answerer, decode_files

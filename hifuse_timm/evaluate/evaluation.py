@@ -1,6 +1,6 @@
 """Evaluation of any timm model on image folders: the metrics of the paper's Section 4.2, beside the paper's own.
 
-Everything here needs `pip install 'hifuse-timm[medical]'`. What the metrics do with classes that never occur or that
+Everything here needs the extra `medical`. What the metrics do with classes that never occur or that
 are never predicted is in `hifuse_timm.metrics`.
 """
 

@@ -1,6 +1,6 @@
 """Where a network looks: Grad-CAM heat maps of any timm model, and figures like the paper's Figure 4 (Section 4.5).
 
-Everything here needs `pip install 'hifuse-timm[explain]'`.
+Everything here needs the extra `explain`.
 """
 
 from ..images import open_image as load_image

@@ -1,6 +1,6 @@
 """Trained networks as files for other runtimes: ONNX, OpenVINO and torch.export's pt2.
 
-Needs `pip install 'hifuse-timm[export]'`, and for int8 the extra `int8`.
+Needs the extra `export`, and for int8 the extra `int8`.
 """
 
 from .exporting import Exported, export

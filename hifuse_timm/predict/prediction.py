@@ -1,6 +1,6 @@
 """A table of probabilities for images of one's own, by any timm model.
 
-Needs `pip install 'hifuse-timm[medical]'`, and for DICOM the extra `explain`.
+Needs the extra `medical`, and for DICOM `explain`.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """A page of what evaluations found: one HTML file that needs nothing from a network.
 
-Everything here needs `pip install 'hifuse-timm[medical]'`.
+Everything here needs the extra `medical`.
 """
 
 from .gallery import Example, add_pictures, find_mistakes, find_uncertain
