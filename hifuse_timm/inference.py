@@ -12,12 +12,14 @@ from PIL import Image
 from timm.utils import reparameterize_model
 from torch.utils.data import DataLoader, Dataset
 
+from .calibration import Calibration, read_calibration
+from .checkpoint import checksum_weights
 from .errors import shorten
 from .exported import is_exported
 from .images import open_image
 from .loading import PRECISIONS, Trained
 
-__all__ = ["Predicted", "batched", "check_options", "fold", "predict_files"]
+__all__ = ["Predicted", "batched", "check_options", "fold", "load_calibration", "predict_files"]
 
 _FLIPS = ((), (-1,), (-2,), (-2, -1))  # dimensions of an image as it is, mirrored, upside down, and both
 
@@ -34,6 +36,19 @@ class Predicted(NamedTuple):
     files: list[str]
     probs: torch.Tensor
     faults: list[str | None]
+
+
+def load_calibration(path: str | Path, network: Trained) -> Calibration:
+    """Read what `calibrate` wrote for a network, matched to it.
+
+    Raises:
+        ValueError: If it is anything else, or of another network, or nothing names the network's classes.
+        OSError: If it cannot be read.
+    """
+    if network.class_names is None:
+        raise ValueError(f"nothing names the classes of {network.name}, which a calibration needs: give --class-map")
+    weights = checksum_weights(network.model.state_dict())
+    return read_calibration(path).matched_to(network.class_names, [weights], [network.data_config])
 
 
 def check_options(

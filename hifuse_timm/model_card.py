@@ -206,12 +206,14 @@ def _describe_calibration(repo_id: str, calibration: dict, evaluation: dict) -> 
         if evaluation:
             where += " The metrics above are of probabilities without it."
     tables = tabulate_calibration(calibration | {"measured": measured})
+    decides = calibration["thresholds"] or calibration["undecided_below"] is not None
+    decided = "and what is decided at that temperature" if decides else "and no thresholds"
     return (
         f"""
 ## Calibration
 
 `calibration.json` holds a {describe_temperature(calibration)}, fitted on {calibration["counts"]["images"]:,} images,
-and what is decided at that temperature. timm and transformers leave it out; this takes it:
+{decided}. timm and transformers leave it out; this takes it:
 
 ```
 python -m hifuse_timm predict IMAGE --model hf-hub:{repo_id} --pretrained --calibration calibration.json --csv out.csv

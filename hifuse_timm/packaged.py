@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-__all__ = ["packaged_examples", "packaged_weights"]
+__all__ = ["packaged_calibration", "packaged_examples", "packaged_weights"]
 
 
 def packaged_weights() -> Path:
@@ -11,6 +11,11 @@ def packaged_weights() -> Path:
     It takes 64x64 pixels and knows two classes, normal and pneumonia. It is no medical device.
     """
     return Path(__file__).with_name("weights") / "pneumoniamnist"
+
+
+def packaged_calibration() -> Path:
+    """What `calibrate` wrote for this network, on the validation images of PneumoniaMNIST: a temperature."""
+    return packaged_weights() / "calibration.json"
 
 
 def packaged_examples() -> list[Path]:

@@ -129,6 +129,13 @@ def test_every_class_has_the_threshold_of_youden_unless_some_are_asked_for(table
     assert fit(table, tmp_path, "--undecided-below", 0.6)["undecided_below"] == 0.6
 
 
+def test_temperature_stands_alone_without_thresholds(table, tmp_path):
+    whole, found = fit(table, tmp_path), fit(table, tmp_path, "--no-thresholds")
+    assert found["temperature"] == whole["temperature"] and found["temperature_interval"] is not None
+    assert found["thresholds"] == found["measured"]["thresholds"] == {} != whole["thresholds"]
+    assert read_calibration(tmp_path / "fitted.json").name_columns() == []
+
+
 def test_classes_in_another_order_of_columns_are_the_same(table, tmp_path):
     read = read_predictions(table)
     order = [2, 0, 1]
@@ -190,6 +197,7 @@ def test_network_that_says_nothing_is_refused(tmp_path, capsys):
         (["--predictions", "{no_truth}"], "{no_truth} have no column class, of the true class of each image"),
         (["--sensitivity", "flu=0.9"], "sensitivity: flu is no class, expected one of polyp, Übergang"),
         (["--youden", "polyp", "--sensitivity", "polyp=0.9"], "youden: polyp has a threshold already"),
+        (["--youden", "polyp", "--no-thresholds"], "no_thresholds given, and what a threshold is chosen by too"),
         (["--sensitivity", "polyp=95"], "sensitivity 95 of polyp is not over 0 and up to 1"),
         (["--specificity", "polyp=nan"], "specificity nan of polyp is not over 0 and up to 1"),
         (["--specificity", "polyp=1"], "specificity 1 of polyp is not reached"),

@@ -21,6 +21,7 @@ from timm.models import save_for_hf
 
 from hifuse_timm.__main__ import main
 from hifuse_timm.demo import Answerer, decode_files
+from hifuse_timm.packaged import packaged_calibration
 from hifuse_timm.predictions import Predictions, write_predictions
 
 CLASSES = ["normal", "<b>pneumonia</b>"]
@@ -199,6 +200,8 @@ def test_without_a_model_the_packaged_one_answers_for_its_images(serve):
     answers = [answerer.answer(path.name, path.read_bytes()) for path in examples]
     right = [path.name.startswith(answer.probs[0][0]) for path, answer in zip(examples, answers, strict=True)]
     assert sum(right) >= 7
+    assert answerer.calibration.path == packaged_calibration()
+    assert not any(answer.decisions for answer in answers)
 
 
 def test_exported_network_answers_without_heat_maps(serve, network, images, tmp_path):

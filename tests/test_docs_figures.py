@@ -5,6 +5,12 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+import timm
+import torch
+from huggingface_hub import ModelCard
+
+from benchmarks.measure.counting import count
+from hifuse_timm.packaged import packaged_weights
 
 ROOT = Path(__file__).parents[1]
 MACHINE = ROOT / "benchmarks/results/amd-epyc-zen5-2cores"
@@ -29,7 +35,7 @@ def read_rows(page: str, heading: str) -> dict[str, list[str]]:
         if line.startswith("#") and len(line.partition(" ")[0]) <= len(level):
             break
         if line.startswith("| "):
-            name, *cells = (cell.strip() for cell in line.strip("|").split(" | "))
+            name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
             rows.setdefault(name.replace("`", ""), cells)
     return rows
 
@@ -59,7 +65,7 @@ def test_readme_has_the_speed_that_was_measured(label):
 @pytest.mark.parametrize("model", ["hifuse_tiny", "hifuse_small", "hifuse_base"])
 def test_models_have_the_speed_that_was_measured(model):
     cells = read_rows("README.md", "## Models")[model]
-    assert cells[-1] == show(measure(f"{model}[fuse]", 8, "inference")[0], digits=1)
+    assert cells[3] == show(measure(f"{model}[fuse]", 8, "inference")[0], digits=1)
 
 
 @pytest.mark.parametrize("kept, heading", [("", "## As it is"), ("-kept", "## With memory kept")])
@@ -84,6 +90,15 @@ def test_models_have_the_counts_that_were_counted(row):
         f"{row['params']:.1f} M",
         f"{row['conv_linear']:.2f}",
     ]
+
+
+def test_models_have_the_packaged_network():
+    model = timm.create_model(f"local-dir:{packaged_weights()}", pretrained=True).eval()
+    counted = count(model, torch.rand(1, *model.pretrained_cfg["input_size"]))
+    accuracy = ModelCard.load(packaged_weights() / "README.md").data.eval_results[0]
+    _, params, macs, _, figures = read_rows("README.md", "## Models")["a narrow hifuse_tiny"]
+    assert (params, macs) == (f"{counted.params / 1e6:.1f} M", f"{counted.conv_linear / 1e9:.2f} at 64")
+    assert accuracy.metric_name == "accuracy" and f"[{accuracy.metric_value:.1%} of PneumoniaMNIST]" in figures
 
 
 @pytest.mark.parametrize("network", ["HiFuse-Tiny", "HiFuse-Small", "HiFuse-Base"])

@@ -18,7 +18,9 @@ from PIL import Image
 from hifuse_timm.__main__ import main
 from hifuse_timm.evaluate import evaluate
 from hifuse_timm.files import sha256
-from hifuse_timm.packaged import packaged_examples, packaged_weights
+from hifuse_timm.inference import load_calibration
+from hifuse_timm.operating_points import describe_temperature, measure_calibration, tabulate_calibration
+from hifuse_timm.packaged import packaged_calibration, packaged_examples, packaged_weights
 from hifuse_timm.predictions import read_predictions
 
 pytestmark = pytest.mark.usefixtures("offline")
@@ -50,8 +52,14 @@ def data_dir(tmp_path_factory, pytestconfig):
     return folder
 
 
-def test_card_has_the_metrics_of_all_test_images(card, data_dir):
-    result = evaluate(MODEL, data_dir, device="cpu", workers=0, resamples=1).result
+@pytest.fixture(scope="module")
+def evaluation(data_dir):
+    """What evaluate finds on all test images."""
+    return evaluate(MODEL, data_dir, device="cpu", workers=0, resamples=1)
+
+
+def test_card_has_the_metrics_of_all_test_images(card, evaluation):
+    result = evaluation.result
     promised = {metric.metric_name: metric.metric_value for metric in card.data.eval_results}
     assert result["accuracy"] == promised["accuracy"]
     assert {name: result[name] for name in promised} == pytest.approx(promised, abs=1e-4)
@@ -67,6 +75,19 @@ def test_card_has_the_checksum_and_the_size_of_the_weights(card):
     model = timm.create_model(MODEL, pretrained=True)
     assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in card.text
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_card_has_what_the_calibration_does_on_test(card, evaluation):
+    calibration = load_calibration(packaged_calibration(), evaluation.trained)  # refused for other weights
+    origin, counts = calibration.content["fitted_on"], calibration.content["counts"]
+    assert (origin["dataset"], origin["split"], counts["images"]) == ("pneumoniamnist", "val", 524)
+    assert not calibration.thresholds and calibration.undecided_below is None
+    assert describe_temperature(calibration.content).replace("temperature ", "temperature of ") in card.text
+    measured = measure_calibration(calibration, evaluation.probs, evaluation.targets, resamples=1)
+    ((header, rows),) = tabulate_calibration(calibration.content | {"measured": measured})
+    for row in (header, *rows):
+        assert f"| {' | '.join(row)} |" in card.text
+    assert sha256(packaged_calibration()) in card.text
 
 
 def test_card_names_licence_and_sources(card):
@@ -90,7 +111,8 @@ def test_example_prints_what_predict_says(tmp_path, capsys):
     assert header.split()[-2:] == CLASSES
     images = list(map(str, packaged_examples()))
     out = tmp_path / "p.csv"
-    assert main(["predict", *images, "--model", MODEL, "--pretrained", "--workers", "0", "--csv", str(out)]) == 0
+    options = ["--pretrained", "--calibration", str(packaged_calibration()), "--workers", "0", "--csv", str(out)]
+    assert main(["predict", *images, "--model", MODEL, *options]) == 0
     table = read_predictions(out)
     for row, file, probs in zip(rows, table.files, table.probs.tolist(), strict=True):
         name, number = Path(file).stem.split("-")

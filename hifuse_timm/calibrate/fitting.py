@@ -40,7 +40,7 @@ def calibrate(
     *,
     sensitivity: Iterable[tuple[str, float]] = (),
     specificity: Iterable[tuple[str, float]] = (),
-    youden: Iterable[str] = (),
+    youden: Iterable[str] | None = None,
     undecided_below: float | None = None,
     undecided_share: float | None = None,
     resamples: int = 2000,
@@ -56,8 +56,8 @@ def calibrate(
         run: What `evaluate --json` wrote in the same run, which says of which weights and split the predictions are.
         sensitivity: Classes and the sensitivity that the threshold of each is to reach, the highest that does.
         specificity: Classes and the specificity that the threshold of each is to reach, the lowest that does.
-        youden: Classes whose threshold has the greatest Youden index, sensitivity + specificity - 1. All classes, where
-            none is named in any of these three.
+        youden: Classes whose threshold has the greatest Youden index, sensitivity + specificity - 1; by default all,
+            where the other two name none.
         undecided_below: Bound of the greatest calibrated probability of an image, under which it decides nothing.
         undecided_share: Share of the validation images that the bound leaves undecided at most, in its place.
         resamples: Resamples of the bootstrap, over groups where the predictions name them.
@@ -210,13 +210,13 @@ def _find_aims(
     classes: Sequence[str],
     sensitivity: Iterable[tuple[str, float]],
     specificity: Iterable[tuple[str, float]],
-    youden: Iterable[str],
+    youden: Iterable[str] | None,
 ) -> dict[str, Aim]:
     """What the threshold of each class is chosen by, of those that get one."""
     given = [
         *((name, Aim("sensitivity", wanted)) for name, wanted in sensitivity),
         *((name, Aim("specificity", wanted)) for name, wanted in specificity),
-        *((name, Aim("youden")) for name in youden),
+        *((name, Aim("youden")) for name in youden or ()),
     ]
     for i, (name, aim) in enumerate(given):
         if name not in classes:
@@ -225,7 +225,7 @@ def _find_aims(
             raise ValueError(f"{aim.name}: {abbreviate(name, 80)} has a threshold already: expected one for a class")
         if aim.wanted is not None and not 0 < aim.wanted <= 1:
             raise ValueError(f"{aim.name} {aim.wanted:g} of {abbreviate(name, 80)} is not over 0 and up to 1")
-    return dict(given) or {name: Aim("youden") for name in classes}
+    return {name: Aim("youden") for name in classes} if youden is None and not given else dict(given)
 
 
 def _check_bound(classes: Sequence[str], below: float | None, share: float | None) -> None:

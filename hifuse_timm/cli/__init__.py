@@ -7,7 +7,7 @@ command alone needs is imported there, so that the help of each costs no more th
 import io
 import os
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 
 from ..errors import describe_install
 from ..text import printable
@@ -105,7 +105,8 @@ def _make_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m hifuse_timm",
         description="HiFuse for timm: from datasets to published weights; timm's scripts with the models registered.",
-        epilog=f"COMMAND --help says which extra it needs. To install one, as medical: {describe_install('medical')}",
+        epilog=f"COMMAND --help names the extra that it needs. To install medical:\n  {describe_install('medical')}",
+        formatter_class=RawDescriptionHelpFormatter,  # which breaks no line to copy
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in _COMMANDS.items():

@@ -41,6 +41,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--youden", nargs="+", default=[], metavar="CLASS", help="the threshold of the greatest Youden index"
     )
+    parser.add_argument(
+        "--no-thresholds", action="store_true", help="choose none, where the probabilities alone are to be calibrated"
+    )
     undecided = parser.add_mutually_exclusive_group()
     undecided.add_argument(
         "--undecided-below", type=float, metavar="P", help="decide nothing where the greatest probability is under P"
@@ -65,13 +68,15 @@ def run(args: Namespace) -> None:
     from ..operating_points import format_calibration
 
     require("tabulate", "medical")  # before long work
+    if args.no_thresholds and (args.sensitivity or args.specificity or args.youden):
+        raise ValueError("no_thresholds given, and what a threshold is chosen by too: give one or the other")
     check_writable(args.out)
     calibration = calibrate(
         args.predictions,
         args.run,
         sensitivity=args.sensitivity,
         specificity=args.specificity,
-        youden=args.youden,
+        youden=() if args.no_thresholds else args.youden or None,
         undecided_below=args.undecided_below,
         undecided_share=args.undecided_share,
         resamples=args.resamples,

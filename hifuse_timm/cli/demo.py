@@ -9,11 +9,10 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..calibration import read_calibration
-from ..checkpoint import checksum_weights
 from ..exported import is_exported
+from ..inference import load_calibration
 from ..loading import Trained, find_device, load_for_inference
-from ..packaged import packaged_examples, packaged_weights
+from ..packaged import packaged_calibration, packaged_examples, packaged_weights
 from .options import add_calibration, add_class_map
 
 
@@ -62,7 +61,7 @@ def serve(
     Args:
         model: Name of a model in timm, or `hf-hub:ID` or `local-dir:DIR`; by default the one in the package.
         checkpoint: As for `load_for_inference`; by default the pretrained weights of the model.
-        calibration: What `calibrate` wrote for this network.
+        calibration: What `calibrate` wrote for this network; by default that of the one in the package.
         class_map: Text file with the name of a class on each line; by default as `load_for_inference` finds them.
         host: Address to serve it at.
         port: Port to serve it at.
@@ -80,24 +79,16 @@ def serve(
     examples: Sequence[Path] = ()
     if model is None:
         model, examples = f"local-dir:{packaged_weights()}", packaged_examples()
+        calibration = packaged_calibration() if calibration is None else calibration
     device = find_device("cpu" if is_exported(checkpoint) else None)
     network = load_for_inference(model, checkpoint, class_map=class_map, device=device)
-    rules = None
-    if calibration is not None:
-        weights = checksum_weights(network.model.state_dict())
-        rules = read_calibration(calibration).matched_to(_name_classes(network), [weights], [network.data_config])
+    rules = None if calibration is None else load_calibration(calibration, network)
 
     def draw(image, class_index: int, layer: str):
         return draw_heat_map(network, image, class_index, layer)
 
     answerer = Answerer(network, device, draw, _find_layers(network), rules)
     launch(make_page(answerer, f"{network.name.rpartition('/')[2]} on your images", examples), host, port)
-
-
-def _name_classes(network: Trained) -> tuple[str, ...]:
-    if network.class_names is None:
-        raise ValueError(f"nothing names the classes of {network.name}, which a calibration needs: give --class-map")
-    return network.class_names
 
 
 def _find_layers(network: Trained) -> list[str]:
