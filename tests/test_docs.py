@@ -291,7 +291,7 @@ def test_install_lines_need_no_release(page):
 
 def test_package_names_no_install_line_that_needs_a_release():
     sources = {path: path.read_text() for path in (ROOT / "hifuse_timm").rglob("*.py")}
-    released = re.compile(r"hifuse-timm\[[^]]*\](?! @ git\+)|pip install '?hifuse-timm'?(?!\S)")
+    released = re.compile(r"hifuse-timm\[[^]]*\](?! @ git\+)|pip install '?hifuse-timm\b(?!\[| @)")
     assert [path for path, text in sources.items() if released.search(text)] == []
     for extra in list_extras():
         git, clone = describe_install(extra).split(", or in a clone ")
