@@ -79,13 +79,9 @@ def draw(scheme: dict) -> str:
                 arrow((x + BOX, top + TALL / 2), (COLUMNS[i + 1], top + TALL / 2))
     box(562, FUSED, 72, TALL, "plain", "classes")
     arrow((COLUMNS[-1] + BOX, middle), (562, middle))
+    # in the middle of the page, as some machines have wider fonts than others
     text(
-        COLUMNS[0],
-        352,
-        "local branch (top), global branch (bottom), both fused at four scales",
-        "faint",
-        text_anchor="start",
-        font_size=16,
+        WIDTH // 2, 352, "local branch (top), global branch (bottom), both fused at four scales", "faint", font_size=16
     )
     return "\n".join([*parts, "</svg>\n"])
 

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-__all__ = ["packaged_calibration", "packaged_examples", "packaged_weights"]
+__all__ = ["CREDIT", "packaged_calibration", "packaged_examples", "packaged_weights"]
+
+CREDIT = "Test images of PneumoniaMNIST: Kermany et al. 2018, Yang et al. 2023, CC BY 4.0."
 
 
 def packaged_weights() -> Path:

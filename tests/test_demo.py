@@ -61,7 +61,7 @@ def calibration(tmp_path):
 def serve(monkeypatch):
     """Runs demo up to where the page would be served, and gives what was to be served, and where."""
 
-    def serve(*options: object) -> tuple[Answerer, str, list[Path], str, int]:
+    def serve(*options: object) -> tuple[Answerer, str, list[Path], str, str, int]:
         found = []
         monkeypatch.setattr("hifuse_timm.demo.load_gradio", lambda: None)
         monkeypatch.setattr("hifuse_timm.demo.make_page", lambda *page: found.extend(page))
@@ -195,8 +195,9 @@ def test_missing_gradio_names_the_extra(network, monkeypatch, capsys):
 
 
 def test_without_a_model_the_packaged_one_answers_for_its_images(serve):
-    answerer, title, examples, *_ = serve()
-    assert title == "pneumoniamnist on your images" and len(examples) == 8
+    answerer, title, examples, credit, *_ = serve()
+    assert title == "A small HiFuse for chest X-rays" and len(examples) == 8
+    assert all(words in credit for words in ("PneumoniaMNIST", "Kermany et al.", "Yang et al.", "CC BY 4.0"))
     answers = [answerer.answer(path.name, path.read_bytes()) for path in examples]
     right = [path.name.startswith(answer.probs[0][0]) for path, answer in zip(examples, answers, strict=True)]
     assert sum(right) >= 7

@@ -6,13 +6,12 @@ the extra demo.
 """
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..exported import is_exported
 from ..inference import load_calibration
 from ..loading import Trained, find_device, load_for_inference
-from ..packaged import packaged_calibration, packaged_examples, packaged_weights
+from ..packaged import CREDIT, packaged_calibration, packaged_examples, packaged_weights
 from .options import add_calibration, add_class_map
 
 
@@ -76,9 +75,10 @@ def serve(
 
     load_gradio()  # before long work
 
-    examples: Sequence[Path] = ()
+    title, examples, credit = None, (), ""
     if model is None:
-        model, examples = f"local-dir:{packaged_weights()}", packaged_examples()
+        title, examples, credit = "A small HiFuse for chest X-rays", packaged_examples(), CREDIT
+        model = f"local-dir:{packaged_weights()}"
         calibration = packaged_calibration() if calibration is None else calibration
     device = find_device("cpu" if is_exported(checkpoint) else None)
     network = load_for_inference(model, checkpoint, class_map=class_map, device=device)
@@ -88,7 +88,8 @@ def serve(
         return draw_heat_map(network, image, class_index, layer)
 
     answerer = Answerer(network, device, draw, _find_layers(network), rules)
-    launch(make_page(answerer, f"{network.name.rpartition('/')[2]} on your images", examples), host, port)
+    title = title or f"{network.name.rpartition('/')[2]} on your images"
+    launch(make_page(answerer, title, examples, credit), host, port)
 
 
 def _find_layers(network: Trained) -> list[str]:

@@ -27,13 +27,14 @@ def load_gradio() -> ModuleType:
     return require("gradio", "demo")
 
 
-def make_page(answerer: Answerer, title: str, examples: Sequence[Path] = ()):
+def make_page(answerer: Answerer, title: str, examples: Sequence[Path] = (), credit: str = ""):
     """Make the page.
 
     Args:
         answerer: Answers for the files.
         title: What the page is called: which network this is.
         examples: PNG files to click on.
+        credit: Whose they are, which stands below them.
 
     Returns:
         The page, as `gradio.Blocks`.
@@ -54,7 +55,7 @@ def make_page(answerer: Answerer, title: str, examples: Sequence[Path] = ()):
     pictures = [(path.name, base64.b64encode(path.read_bytes()).decode()) for path in examples]
     with gradio.Blocks(title=title, analytics_enabled=False) as page:
         gradio.Markdown(f"# {escape_markdown(title)}\n\n{_WARNING} The probabilities are {calibrated}.")
-        gradio.HTML(render_template("files.html", examples=pictures), padding=False)
+        gradio.HTML(render_template("files.html", examples=pictures, credit=credit), padding=False)
         layers = gradio.Dropdown(
             list(answerer.layers),
             value=list(answerer.layers[:1]),
