@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 
+from hifuse_timm.errors import describe_install
 from hifuse_timm.files import write_json
 
 from . import scaling
@@ -190,7 +191,7 @@ def plan(suite: Suite) -> tuple[list[Cell], list[str]]:
         model for model, spec in specs.items() if spec.form.library == "mmpretrain" and not find_spec("mmpretrain")
     ]
     groups = [[model for model in group if model not in missing] for group in groups]
-    left_out = [f"{model} needs mmpretrain: pip install 'hifuse-timm[peers]'" for model in missing]
+    left_out = [f"{model} needs mmpretrain: {describe_install('peers')}" for model in missing]
     left_out += [f"{model} is folded for inference and does not train" for model, spec in specs.items() if spec.fuse]
     if not on_gpu:
         left_out += [
