@@ -37,7 +37,7 @@ def count_chunks(module: nn.Module, x: torch.Tensor, width: float, halve: bool =
         return 1
     num_chunks = 1
     if onednn.serves_eagerly(x):
-        map_bytes = width * x.shape[2] * x.shape[3] * x.element_size()
+        map_bytes = width * x.shape[2] * x.shape[3] * onednn.product_dtype(x).itemsize
         num_chunks = math.ceil(x.shape[0] / max(_MAP_BYTES // map_bytes, 1))
     elif onednn.serves_compiled(x) and halve and x.shape[0] > 3:
         num_chunks = 2

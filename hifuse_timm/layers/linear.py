@@ -15,7 +15,7 @@ __all__ = ["fold_norm_after", "fold_norm_before", "linear_act", "make_linear", "
 
 
 def linear_act(x: torch.Tensor, fc: nn.Module, act: nn.Module | None = None) -> torch.Tensor:
-    """act(fc(x)), on a CPU in float32 through oneDNN.
+    """act(fc(x)), on a CPU in float32 or bfloat16 through oneDNN.
 
     Args:
         x: (..., in_features).
@@ -25,7 +25,7 @@ def linear_act(x: torch.Tensor, fc: nn.Module, act: nn.Module | None = None) -> 
     Returns:
         (..., out_features).
     """
-    if onednn.serves(x) and _is_plain_linear(fc):
+    if onednn.serves(x) and _is_plain_linear(fc, x):
         gelu = _is_plain_gelu(act)
         x = onednn.linear(x, fc.weight, fc.bias, gelu)
         return x if gelu or act is None else act(x)
@@ -48,26 +48,33 @@ def mlp(x: torch.Tensor, fc1: nn.Module, act: nn.Module, fc2: nn.Module, checkpo
     Returns:
         (B, N, out_features).
     """
-
-    def run(tokens: torch.Tensor) -> torch.Tensor:
-        return linear_act(linear_act(tokens, fc1, act), fc2)
-
-    if not (onednn.serves(x) and _is_plain_linear(fc1) and _is_plain_gelu(act) and _is_plain_linear(fc2)):
-        return run(x)
+    if not (onednn.serves(x) and _is_plain_linear(fc1, x) and _is_plain_gelu(act) and _is_plain_linear(fc2, x)):
+        return linear_act(linear_act(x, fc1, act), fc2)
+    x = x.to(onednn.product_dtype(x))
     if torch.compiler.is_compiling():
         return onednn.mlp(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
-    chunks = onednn.chunk_tokens(x, fc1.out_features)
+    is_differentiated = torch.is_grad_enabled()
+    if is_differentiated and fc1.weight.dtype == torch.bfloat16:
+        chunks = (x,)  # the gradients of chunks would be added up in bfloat16
+    else:
+        chunks = onednn.chunk_tokens(x, fc1.out_features)
     if len(chunks) == 1:
-        return run(x)
-    if checkpointing and torch.is_grad_enabled():
+        return linear_act(linear_act(x, fc1, act), fc2)
+    lower1, lower2 = (onednn.lower_weight(x, fc.weight) if is_differentiated else None for fc in (fc1, fc2))
+
+    def run(tokens: torch.Tensor) -> torch.Tensor:
+        hidden = onednn.linear(tokens, fc1.weight, fc1.bias, True, lower1)
+        return onednn.linear(hidden, fc2.weight, fc2.bias, False, lower2)
+
+    if checkpointing and is_differentiated:
         chunks = [checkpoint(run, chunk, use_reentrant=False) for chunk in chunks]
     else:
         chunks = [run(chunk) for chunk in chunks]
     return torch.cat(chunks).unflatten(0, x.shape[:2])
 
 
-def _is_plain_linear(fc: nn.Module) -> bool:
-    return _is_plain(fc, nn.Linear) and onednn.is_plain_tensor(fc.weight)
+def _is_plain_linear(fc: nn.Module, x: torch.Tensor) -> bool:
+    return _is_plain(fc, nn.Linear) and onednn.is_plain_tensor(fc.weight) and onednn.fits(x, fc.weight, fc.bias)
 
 
 def _is_plain_gelu(act: nn.Module | None) -> bool:
