@@ -185,6 +185,9 @@ class _Ops(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.convolution.default and args[0].is_contiguous(memory_format=torch.channels_last):
+            # as a GPU lays it out; on the meta device it would be NCHW, and what follows would have to copy it
+            out = out.to(memory_format=torch.channels_last)
         if not func.is_view and func.overloadpacket not in _FREE:
             self.add(args, kwargs, out)
         return out
