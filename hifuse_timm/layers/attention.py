@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import use_fused_attn
 from timm.models.swin_transformer import WindowAttention
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from . import onednn
 from .linear import linear_act
@@ -12,6 +13,9 @@ from .maps import pad_tokens
 __all__ = ["ShiftedWindowAttention", "attend", "fit_window_mask", "make_window_mask"]
 
 torch.fx.wrap("pad_tokens")  # by its name in this module, where it is called
+
+# a table of relative position bias: the tensors that bias and mask were, with their versions, and the two added up
+_kept_biases = WeakTensorKeyDictionary()
 
 
 def make_window_mask(
@@ -73,6 +77,17 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor
         attn = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
         return F.dropout(attn.softmax(dim=-1), dropout) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+
+
+def _can_be_kept(*sources: torch.Tensor) -> bool:
+    """Whether what is made of these tensors may be kept: they change only where it is counted, and nobody traces it."""
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or onednn.is_transformed()) and all(
+        onednn.is_plain_tensor(x) and not x.requires_grad and not x.is_inference() for x in sources
+    )
+
+
+def _version(x: torch.Tensor) -> tuple:
+    return x.data_ptr(), x._version, x.dtype, x.device
 
 
 class ShiftedWindowAttention(WindowAttention):
@@ -141,7 +156,7 @@ class ShiftedWindowAttention(WindowAttention):
         padded_height, padded_width = x.shape[1], x.shape[2]
         mask = self.attn_mask
         if mask is not None:
-            mask = fit_window_mask(mask, padded_height, padded_width, size, shift).flatten(0, 1)
+            mask = fit_window_mask(mask, padded_height, padded_width, size, shift)
             x = torch.roll(x, shifts=(-shift, -shift), dims=(1, 2))
         num_rows, num_cols = padded_height // size, padded_width // size
         windows = x.view(-1, num_rows, size, num_cols, size * self.dim).transpose(2, 3)
@@ -157,16 +172,17 @@ class ShiftedWindowAttention(WindowAttention):
 
         Args:
             x: Windows, (B*num_windows, N, C).
-            mask: Mask to add to the attention logits, (num_windows, N, N), None for windows that are not shifted.
+            mask: Mask to add to the attention logits, (rows, columns, N, N) for the windows of a map, None for windows
+                that are not shifted.
 
         Returns:
             Attended windows, (B*num_windows, N, C).
         """
         qkv = self.qkv(x) if torch.jit.is_scripting() else linear_act(x, self.qkv)
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        bias = self._get_rel_pos_bias()  # 1 num_heads N N
+        bias = self.make_bias(mask) if torch.jit.is_scripting() else self.keep_bias(mask)
         if mask is not None:
-            bias = (bias + mask.unsqueeze(1)).repeat(x.shape[0] // mask.shape[0], 1, 1, 1)
+            bias = bias.repeat(x.shape[0] // bias.shape[0], 1, 1, 1)
         if self.fused_attn:
             x = attend(q, k, v, bias, self.attn_drop.p if self.training else 0.0)
         else:
@@ -174,3 +190,30 @@ class ShiftedWindowAttention(WindowAttention):
         x = x.transpose(1, 2).flatten(2)
         x = self.proj(x) if torch.jit.is_scripting() else linear_act(x, self.proj)
         return self.proj_drop(x)
+
+    def make_bias(self, mask: torch.Tensor | None) -> torch.Tensor:
+        """Relative position bias and mask, if any, added up: (1 or num_windows, num_heads, N, N)."""
+        bias = self._get_rel_pos_bias()  # 1 num_heads N N
+        return bias if mask is None else bias + mask.flatten(0, 1).unsqueeze(1)
+
+    def keep_bias(self, mask: torch.Tensor | None) -> torch.Tensor:
+        """make_bias(), made once and again after each change where the table of the bias requires no gradient.
+
+        Optimizers change tables that do, some without counting it. As with packed weights, what PyTorch cannot see is a
+        change through memory shared with NumPy.
+        """
+        table = self.relative_position_bias_table
+        sources = [table] if mask is None else [table, mask]
+        if mask is not self.attn_mask or not _can_be_kept(*sources):
+            return self.make_bias(mask)
+        _, versions, bias = _kept_biases.get(table, (None, None, None))
+        if versions != [_version(source) for source in sources]:
+            with torch.inference_mode(False), torch.no_grad():
+                bias = self.make_bias(mask)
+            # what is captured for a CUDA graph has its values when the graph is run
+            is_captured = bias.is_cuda and torch.cuda.is_current_stream_capturing()
+            if onednn.is_plain_tensor(bias) and not is_captured:
+                # the memory of before stays taken, so that none that `.data` brings can have its address
+                was, versions = [source.detach() for source in sources], [_version(source) for source in sources]
+                _kept_biases[table] = (was, versions, bias)
+        return bias
