@@ -10,7 +10,14 @@ from . import onednn
 from .linear import linear_act
 from .maps import pad_tokens
 
-__all__ = ["ShiftedWindowAttention", "attend", "fit_window_mask", "make_window_mask"]
+__all__ = [
+    "ShiftedWindowAttention",
+    "attend",
+    "fit_window_mask",
+    "make_window_mask",
+    "window_partition",
+    "window_reverse",
+]
 
 torch.fx.wrap("pad_tokens")  # by its name in this module, where it is called
 
@@ -54,6 +61,68 @@ def fit_window_mask(mask: torch.Tensor, height: int, width: int, window_size: in
     if mask.shape[0] != num_rows or mask.shape[1] != num_cols:
         mask = make_window_mask(num_rows, num_cols, window_size, shift_size, mask.device, mask.dtype)
     return mask
+
+
+@torch.fx.wrap
+def window_partition(
+    x: torch.Tensor, height: int, width: int, window_size: int, shift_size: int, order: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Shift a map up and left and cut it into windows.
+
+    Args:
+        x: Tokens of a map of height x width, (B, H*W, C).
+        height: Tokens from top to bottom, a multiple of window_size.
+        width: Tokens from left to right, a multiple of window_size.
+        window_size: Tokens a side of a window.
+        shift_size: Tokens by which the map is shifted.
+        order: Where each token of the windows stands in a map, (H', W'), for which there is then one copy instead of
+            three; None for no such order.
+
+    Returns:
+        Windows, (B*num_windows, N, C) with N = window_size**2.
+    """
+    if order is not None and _gathers(x) and order.shape[0] == height and order.shape[1] == width:
+        return x.index_select(1, order.flatten()).view(-1, window_size**2, x.shape[2])
+    if shift_size > 0:
+        x = torch.roll(x.view(-1, height, width, 1, x.shape[2]), shifts=(-shift_size, -shift_size), dims=(1, 2))
+    num_rows, num_cols = height // window_size, width // window_size
+    windows = x.view(-1, num_rows, window_size, num_cols, window_size * x.shape[-1]).transpose(2, 3)
+    return windows.reshape(-1, window_size**2, x.shape[-1])
+
+
+@torch.fx.wrap
+def window_reverse(
+    windows: torch.Tensor, height: int, width: int, window_size: int, shift_size: int, order: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Put the windows of a map together, shift it back and cut off what it was padded with.
+
+    Args:
+        windows: Windows, (B*num_windows, N, C) with N = window_size**2.
+        height: Tokens from top to bottom, without padding.
+        width: Tokens from left to right, without padding.
+        window_size: Tokens a side of a window.
+        shift_size: Tokens by which the map was shifted up and left.
+        order: Where each token of a map, (H', W'), stands in the windows, None for no such order.
+
+    Returns:
+        Tokens of the map, (B, H*W, C).
+    """
+    num_rows, num_cols, dim = -(-height // window_size), -(-width // window_size), windows.shape[2]
+    if order is not None and _gathers(windows) and order.shape[0] == height and order.shape[1] == width:
+        return windows.view(-1, num_rows * num_cols * window_size**2, dim).index_select(1, order.flatten())
+    x = windows.view(-1, num_rows, num_cols, window_size, window_size * dim).transpose(2, 3)
+    x = x.reshape(-1, num_rows * window_size, num_cols * window_size, 1, dim)
+    if shift_size > 0:
+        x = torch.roll(x, shifts=(shift_size, shift_size), dims=(1, 2))
+    return x[:, :height, :width].reshape(-1, height * width, dim)
+
+
+def _gathers(x: torch.Tensor) -> bool:
+    """Whether tokens are gathered one by one: not for gradients, which would be scattered, and not by compilers."""
+    if torch.jit.is_scripting():
+        return False
+    is_watched = torch.compiler.is_compiling() or torch.jit.is_tracing() or onednn.is_transformed()
+    return not (is_watched or x.requires_grad)
 
 
 @torch.fx.wrap
@@ -132,22 +201,28 @@ class ShiftedWindowAttention(WindowAttention):
         )
         self.fused_attn = use_fused_attn()
         self.shift_size = shift_size
-        self.num_windows = tuple(-(-size // window_size) for size in map_size)
-        self.register_buffer("attn_mask", None, persistent=False)
-        self._init_mask()
+        self.map_size = tuple(map_size)
+        for name in ("attn_mask", "window_order", "token_order"):
+            self.register_buffer(name, None, persistent=False)
+        self._init_shift()
 
     @torch.jit.ignore
     def init_non_persistent_buffers(self) -> None:
         """Make the buffers anew; timm calls this after it moved a network off the meta device."""
         super().init_non_persistent_buffers()
-        self._init_mask()
+        self._init_shift()
 
-    def _init_mask(self) -> None:
-        if self.shift_size > 0:
-            weight = self.qkv.weight
-            self.attn_mask = make_window_mask(
-                *self.num_windows, self.window_size[0], self.shift_size, weight.device, weight.dtype
-            )
+    def _init_shift(self) -> None:
+        if self.shift_size == 0:
+            return
+        weight, size = self.qkv.weight, self.window_size[0]
+        num_rows, num_cols = (-(-tokens // size) for tokens in self.map_size)
+        self.attn_mask = make_window_mask(num_rows, num_cols, size, self.shift_size, weight.device, weight.dtype)
+        tokens = torch.arange(num_rows * num_cols * size**2, device=weight.device).view(1, -1, 1)
+        shape = num_rows * size, num_cols * size
+        self.window_order = window_partition(tokens, *shape, size, self.shift_size).view(shape)
+        self.token_order = window_reverse(tokens.view(-1, size**2, 1), *self.map_size, size, self.shift_size)
+        self.token_order = self.token_order.view(self.map_size)
 
     def forward(self, x: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """x: tokens of a map of height x width, (B, H*W, C), and so is the result."""
@@ -157,15 +232,8 @@ class ShiftedWindowAttention(WindowAttention):
         mask = self.attn_mask
         if mask is not None:
             mask = fit_window_mask(mask, padded_height, padded_width, size, shift)
-            x = torch.roll(x, shifts=(-shift, -shift), dims=(1, 2))
-        num_rows, num_cols = padded_height // size, padded_width // size
-        windows = x.view(-1, num_rows, size, num_cols, size * self.dim).transpose(2, 3)
-        windows = self.attend_windows(windows.reshape(-1, size * size, self.dim), mask)
-        windows = windows.view(-1, num_rows, num_cols, size, size * self.dim).transpose(2, 3)
-        x = windows.reshape(-1, padded_height, padded_width, 1, self.dim)
-        if mask is not None:
-            x = torch.roll(x, shifts=(shift, shift), dims=(1, 2))
-        return x[:, :height, :width].reshape(-1, height * width, self.dim)
+        x = window_partition(x.flatten(1, 3), padded_height, padded_width, size, shift, self.window_order)
+        return window_reverse(self.attend_windows(x, mask), height, width, size, shift, self.token_order)
 
     def attend_windows(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Attention within each window.
