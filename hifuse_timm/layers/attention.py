@@ -81,13 +81,15 @@ def window_partition(
     Returns:
         Windows, (B*num_windows, N, C) with N = window_size**2.
     """
-    if order is not None and _gathers(x) and order.shape[0] == height and order.shape[1] == width:
-        return x.index_select(1, order.flatten()).view(-1, window_size**2, x.shape[2])
+    area = window_size * window_size
+    if not torch.jit.is_scripting():
+        if _gathers(x, order, height, width):
+            return x.index_select(1, order.flatten()).view(-1, area, x.shape[2])
     if shift_size > 0:
         x = torch.roll(x.view(-1, height, width, 1, x.shape[2]), shifts=(-shift_size, -shift_size), dims=(1, 2))
     num_rows, num_cols = height // window_size, width // window_size
     windows = x.view(-1, num_rows, window_size, num_cols, window_size * x.shape[-1]).transpose(2, 3)
-    return windows.reshape(-1, window_size**2, x.shape[-1])
+    return windows.reshape(-1, area, x.shape[-1])
 
 
 @torch.fx.wrap
@@ -108,8 +110,9 @@ def window_reverse(
         Tokens of the map, (B, H*W, C).
     """
     num_rows, num_cols, dim = -(-height // window_size), -(-width // window_size), windows.shape[2]
-    if order is not None and _gathers(windows) and order.shape[0] == height and order.shape[1] == width:
-        return windows.view(-1, num_rows * num_cols * window_size**2, dim).index_select(1, order.flatten())
+    if not torch.jit.is_scripting():
+        if _gathers(windows, order, height, width):
+            return windows.view(-1, num_rows * num_cols * windows.shape[1], dim).index_select(1, order.flatten())
     x = windows.view(-1, num_rows, num_cols, window_size, window_size * dim).transpose(2, 3)
     x = x.reshape(-1, num_rows * window_size, num_cols * window_size, 1, dim)
     if shift_size > 0:
@@ -117,12 +120,9 @@ def window_reverse(
     return x[:, :height, :width].reshape(-1, height * width, dim)
 
 
-def _gathers(x: torch.Tensor) -> bool:
-    """Whether tokens are gathered one by one: not for gradients, which would be scattered, and not by compilers."""
-    if torch.jit.is_scripting():
-        return False
-    is_watched = torch.compiler.is_compiling() or torch.jit.is_tracing() or onednn.is_transformed()
-    return not (is_watched or x.requires_grad)
+def _gathers(x: torch.Tensor, order: torch.Tensor | None, height: int, width: int) -> bool:
+    """Whether tokens are gathered in an order: not for gradients, which would be scattered, and not by compilers."""
+    return order is not None and order.shape == (height, width) and not (x.requires_grad or onednn.is_traced())
 
 
 @torch.fx.wrap
@@ -150,7 +150,7 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor
 
 def _can_be_kept(*sources: torch.Tensor) -> bool:
     """Whether what is made of these tensors may be kept: they change only where it is counted, and nobody traces it."""
-    return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or onednn.is_transformed()) and all(
+    return not onednn.is_traced() and all(
         onednn.is_plain_tensor(x) and not x.requires_grad and not x.is_inference() for x in sources
     )
 
@@ -249,7 +249,7 @@ class ShiftedWindowAttention(WindowAttention):
         qkv = self.qkv(x) if torch.jit.is_scripting() else linear_act(x, self.qkv)
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         bias = self.make_bias(mask) if torch.jit.is_scripting() else self.keep_bias(mask)
-        if mask is not None:
+        if bias.shape[0] > 1:
             bias = bias.repeat(x.shape[0] // bias.shape[0], 1, 1, 1)
         if self.fused_attn:
             x = attend(q, k, v, bias, self.attn_drop.p if self.training else 0.0)

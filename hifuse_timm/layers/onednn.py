@@ -21,6 +21,7 @@ __all__ = [
     "has_hooks",
     "is_differentiated_eagerly",
     "is_plain_tensor",
+    "is_traced",
     "is_transformed",
     "linear",
     "lower_weight",
@@ -108,6 +109,11 @@ def is_plain_tensor(x: torch.Tensor) -> bool:
 def is_transformed() -> bool:
     """Whether torch.func transforms what is run, or forward-mode differentiation follows it."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def is_traced() -> bool:
+    """Whether what is run is compiled, exported, traced or transformed, and not just run."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed()
 
 
 def has_hooks(module: nn.Module) -> bool:
