@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hifuse_timm import hifuse
 from hifuse_timm.hifuse import GlobalBlock, InvertedResidualMlp
-from hifuse_timm.layers import chunking, onednn
-from hifuse_timm.layers.attention import make_window_mask
+from hifuse_timm.layers import attention, chunking, onednn
+from hifuse_timm.layers.attention import ShiftedWindowAttention, make_window_mask
 from hifuse_timm.layers.linear import linear_act, make_linear
 
 PARAMETERS = {
@@ -754,3 +754,40 @@ def test_batchnorm_goes_back_over_whole_maps(narrow, dtype):
         model(torch.rand(2, 3, 64, 64)).float().sum().backward()
     del is_map["stages.3.fusion.irmlp.bn2"]  # whose gradient the head's average gives, the same at every pixel
     assert len(is_map) > 20 and all(is_map.values())
+
+
+@torch.no_grad()
+def test_kept_biases_follow_what_they_are_made_of(narrow):
+    """As if they were added up at every call: they are kept in fused networks, whose tables require no gradient."""
+    model, x = narrow(img_size=64).fuse(), randn(1, 3, 64, 64)
+    model(x)
+    attns = [m for m in model.modules() if isinstance(m, ShiftedWindowAttention)]
+    assert all(attn.relative_position_bias_table in attention._kept_biases for attn in attns)
+    shifted = next(attn for attn in attns if attn.shift_size)
+    table = shifted.relative_position_bias_table
+    for change in (
+        lambda: table.mul_(-50),
+        lambda: setattr(table, "data", randn(*table.shape)),
+        lambda: shifted.attn_mask.zero_(),
+        lambda: setattr(shifted, "attn_mask", make_window_mask(3, 3, 7, 2, table.device, table.dtype)),
+        lambda: model.load_state_dict(narrow(img_size=64).fuse().state_dict()),
+    ):
+        before = model(x)
+        change()
+        assert torch.equal(model(x), copy.deepcopy(model)(x)) and not torch.equal(model(x), before)
+    with torch.inference_mode():
+        table.mul_(2)
+        model(x)  # what is kept serves gradients of the image too
+    with torch.enable_grad():
+        model(x.requires_grad_()).square().sum().backward()
+    assert x.grad.isfinite().all()
+
+
+@mark.parametrize("size", [(28, 21), (10, 16)])  # windows that fit, and with padding
+def test_gathered_windows_are_shifted_windows(size):
+    attn = ShiftedWindowAttention(8, 2, shift_size=3, map_size=size).eval()
+    x = randn(2, size[0] * size[1], 8)
+    with torch.no_grad():
+        gathered = attn(x, *size)
+        attn.window_order = attn.token_order = None
+        torch.testing.assert_close(gathered, attn(x, *size), rtol=0, atol=0)

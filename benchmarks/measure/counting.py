@@ -218,7 +218,7 @@ class _WholeAttention(TorchFunctionMode):
 
 @torch.no_grad()
 def count_traffic(model: nn.Module, img_size: int) -> Traffic:
-    """Count what a forward pass of a batch in bfloat16 moves, in eager mode, the first one left out, if nothing stays in a cache.
+    """Count what a forward pass of a batch in bfloat16 moves, in eager mode, if nothing stays in a GPU's caches.
 
     Args:
         model: Network, in eval mode; it is moved to the meta device and cast.
@@ -227,7 +227,7 @@ def count_traffic(model: nn.Module, img_size: int) -> Traffic:
     model = model.to("meta", TRAFFIC_DTYPE, memory_format=torch.channels_last)
     images = torch.empty(TRAFFIC_BATCH, 3, img_size, img_size, device="meta", dtype=TRAFFIC_DTYPE)
     images = images.contiguous(memory_format=torch.channels_last)
-    model(images)  # what a network makes of its weights at the first call is no part of the others
+    model(images)  # what is made of the weights at the first call, and kept, is no part of the others
     with _Ops() as ops, _WholeAttention(ops):
         model(images)
     return Traffic(ops.bytes / TRAFFIC_BATCH, ops.calls)

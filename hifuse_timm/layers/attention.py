@@ -15,6 +15,7 @@ __all__ = [
     "attend",
     "fit_window_mask",
     "make_window_mask",
+    "repeat_bias",
     "window_partition",
     "window_reverse",
 ]
@@ -148,6 +149,12 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
 
 
+@torch.fx.wrap
+def repeat_bias(bias: torch.Tensor, num_windows: int) -> torch.Tensor:
+    """Bias of the windows of a map, for the windows of all maps; as it is where it is one for any window."""
+    return bias if bias.shape[0] == 1 else bias.repeat(num_windows // bias.shape[0], 1, 1, 1)
+
+
 def _can_be_kept(*sources: torch.Tensor) -> bool:
     """Whether what is made of these tensors may be kept: they change only where it is counted, and nobody traces it."""
     return not onednn.is_traced() and all(
@@ -249,8 +256,7 @@ class ShiftedWindowAttention(WindowAttention):
         qkv = self.qkv(x) if torch.jit.is_scripting() else linear_act(x, self.qkv)
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         bias = self.make_bias(mask) if torch.jit.is_scripting() else self.keep_bias(mask)
-        if bias.shape[0] > 1:
-            bias = bias.repeat(x.shape[0] // bias.shape[0], 1, 1, 1)
+        bias = repeat_bias(bias, x.shape[0])
         if self.fused_attn:
             x = attend(q, k, v, bias, self.attn_drop.p if self.training else 0.0)
         else:
