@@ -51,6 +51,7 @@ METADATA = "hifuse_timm"  # the key of the metadata in ONNX, OpenVINO's rt_info 
 METADATA_OF_BIN = "hifuse_timm_bin"  # in the rt_info of an .xml: the SHA-256 of the .bin that goes with it
 
 _LARGEST_SIDE = 1 << 14  # pixels
+_MOST_COMPILED = 2  # numbers of images for which OpenVINO keeps a network: of whole batches and of the last one
 
 
 def _is_list_of(is_item: Callable, length: int | None = None) -> Callable[[object], bool]:
@@ -299,15 +300,24 @@ def _read_openvino(path: Path) -> ExportedModel:
     if found.get(METADATA_OF_BIN) != hashlib.sha256(weights_content).hexdigest():
         raise ValueError(f"{weights} is not the one that was written with {path}: copy both again")
     hints = {
-        "INFERENCE_PRECISION_HINT": "bf16" if metadata.precision == "bfloat16" else "f32",  # else the CPU's own choice
+        # else the CPU's own choice; what int8 leaves in floating point has no use for more than bfloat16 either
+        "INFERENCE_PRECISION_HINT": "f32" if metadata.precision == "float32" else "bf16",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    with _reading(path):
-        compiled = openvino.Core().compile_model(model, "CPU", hints)
+    compiled = {}
 
     def compute(images: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(compiled(images.numpy(force=True))[0].copy())
+        number = len(images)
+        if number not in compiled:  # for one number of images at a time, copies between layouts are left out
+            if len(compiled) == _MOST_COMPILED:
+                del compiled[next(iter(compiled))]
+            if metadata.dynamic_batch:
+                model.reshape([number, *images.shape[1:]])
+            compiled[number] = openvino.Core().compile_model(model, "CPU", hints)
+        return torch.from_numpy(compiled[number](images.numpy(force=True))[0].copy())
 
+    with _reading(path):
+        compute(torch.zeros(1, *metadata.transform["input_size"]))
     return ExportedModel(path, metadata, compute, hashlib.sha256(content).digest())
 
 

@@ -15,12 +15,14 @@ import timm
 import torch
 from conftest import NARROW
 from PIL import Image
+from torch import nn
 
 import hifuse_timm.exported
 from hifuse_timm.__main__ import main
 from hifuse_timm.checkpoint import checksum_weights
 from hifuse_timm.export import export
 from hifuse_timm.export.comparison import read_images
+from hifuse_timm.export.tokens import on_tokens
 from hifuse_timm.export.writers import WRITERS
 from hifuse_timm.exported import METADATA, Metadata, read_exported
 from hifuse_timm.loading import load_for_inference, load_trained
@@ -123,6 +125,25 @@ def test_hifuse_is_fused_and_keeps_its_logits(format, dynamic_batch, data, tmp_p
     assert found.comparison.is_noise and found.metadata.weights == checksum_weights(trained.model.state_dict())
     content = out.read_bytes().lower()
     assert b"batchnorm" not in content and b"batch_norm" not in content
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", [(64, 96), (300, 230)])
+def test_hifuse_on_tokens_gives_the_same_logits(size, narrow):
+    model = narrow(depths=(1, 2, 2, 1), img_size=size, num_classes=7)
+    for norm in filter(lambda module: isinstance(module, nn.BatchNorm2d), model.modules()):
+        norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2)
+    images = torch.randn(2, 3, *size)
+    expected = model(images)
+    assert on_tokens(model, size) is model  # which is not fused
+    found = on_tokens(model.fuse(), size)
+    torch.testing.assert_close(found(images), expected, rtol=1e-5, atol=1e-6)
+    program = torch.export.export(found, (images,))
+    five = [node for node in program.graph.nodes if "permute" in str(node.target) and len(node.args[1]) == 5]
+    assert len(five) == 1  # the head's, of a single token
+    assert not any("roll" in str(node.target) for node in program.graph.nodes)
+    local = narrow(branches="local").fuse()
+    assert on_tokens(local, size) is local
 
 
 @pytest.mark.parametrize("format, precision", ALL)

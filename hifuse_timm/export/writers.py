@@ -16,6 +16,7 @@ from ..files import sha256
 from ..loading import Trained
 from ..text import abbreviate
 from .comparison import draw_images, read_images
+from .tokens import on_tokens
 
 __all__ = ["LIBRARIES", "WRITERS"]
 
@@ -104,7 +105,8 @@ def _to_onnx(trained: Trained, metadata: Metadata):
             "at 2 GiB: give format pt2"
         )
     with _converting(metadata):
-        program = _trace(trained.model, trained, metadata.dynamic_batch)
+        network = on_tokens(trained.model, trained.data_config["input_size"][1:])
+        program = _trace(network, trained, metadata.dynamic_batch)
         names = dict(input_names=["images"], output_names=["logits"])
         return torch.onnx.export(program, dynamo=True, verbose=False, **names).model_proto
 
