@@ -5,11 +5,12 @@ from argparse import ArgumentParser
 
 from hifuse_timm.files import check_writable
 
-from . import ablation, accuracy, complexity, report, scaling, suite, throughput, versus
+from . import ablation, accuracy, complexity, report, runtimes, scaling, suite, throughput, versus
 
 COMMANDS = dict(
     complexity=complexity,
     throughput=throughput,
+    runtimes=runtimes,
     versus=versus,
     scaling=scaling,
     suite=suite,

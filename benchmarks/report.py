@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hifuse_timm.errors import require
 from hifuse_timm.files import write_text
 
-from . import ablation, ablation_training, complexity, scaling, throughput
+from . import ablation, ablation_training, complexity, runtimes, scaling, throughput
 from .measure.environment import format_conditions
 from .measure.result import Result
 
@@ -59,6 +59,12 @@ def _throughput(data: dict, name: str) -> Section:
     )
 
 
+def _runtimes(data: dict, name: str) -> Section:
+    rows, settings = [runtimes.Row.from_json(row) for row in data["rows"]], runtimes.Settings(**data["settings"])
+    text = runtimes.format_rows(rows, settings, data["conditions"], markdown=True)
+    return Section(f"PyTorch, ONNX Runtime and OpenVINO, {name}.json", text)
+
+
 def _scaling(data: dict, name: str) -> Section:
     from .figures import scaling_figure
 
@@ -86,6 +92,7 @@ def _ablation_training(data: dict, name: str) -> Section:
 SECTIONS = {
     "complexity": _complexity,
     "throughput": _throughput,
+    "runtimes": _runtimes,
     "scaling": _scaling,
     "ablation": _ablation,
     "ablation-training": _ablation_training,
@@ -106,7 +113,9 @@ def _load(path: str) -> dict:
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"RESULT.json: {path} cannot be read ({error})") from error
     if not isinstance(data, dict) or data.get("kind") not in SECTIONS:
-        raise ValueError(f"RESULT.json: {path} is no result of complexity, throughput, scaling or ablation --json")
+        raise ValueError(
+            f"RESULT.json: {path} is no result of complexity, throughput, runtimes, scaling or ablation --json"
+        )
     return data
 
 

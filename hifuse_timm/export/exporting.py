@@ -19,7 +19,7 @@ from ..version import __version__
 from .comparison import Comparison, Speed, compare, draw_images, measure_speed, read_images
 from .writers import LIBRARIES, WRITERS
 
-__all__ = ["Exported", "export"]
+__all__ = ["Exported", "choose_images", "describe", "export", "find_versions"]
 
 _MOST_CALIBRATED = 300  # images, which nncf takes by default
 _MOST_COMPARED = 100  # images, of which the top class may differ in one where 99% are asked for
@@ -81,10 +81,10 @@ def export(
     """
     out = Path(out)
     _check_arguments(out, format, precision, data_dir, checkpoint)
-    versions = _find_versions(format, precision)
-    calibration, compared = (None, None) if data_dir is None else _choose_images(Path(data_dir), precision)
+    versions = find_versions(format, precision)
+    calibration, compared = (None, None) if data_dir is None else choose_images(Path(data_dir), precision)
     trained = load_trained(model, checkpoint, device="cpu", data_dir=data_dir, **options)
-    metadata = _describe(trained, format=format, precision=precision, dynamic_batch=dynamic_batch, versions=versions)
+    metadata = describe(trained, format=format, precision=precision, dynamic_batch=dynamic_batch, versions=versions)
     if isinstance(trained.model, HiFuse):
         trained.model.fuse()
     trained.model.requires_grad_(False)
@@ -103,7 +103,7 @@ def export(
     return Exported(files, metadata, comparison, speed, trained.origins)
 
 
-def _describe(trained: Trained, **export_args) -> Metadata:
+def describe(trained: Trained, **export_args) -> Metadata:
     """What the file is to say of a network, which is not fused yet."""
     return Metadata(
         architecture=trained.model.pretrained_cfg["architecture"],
@@ -138,14 +138,14 @@ def _check_arguments(
             raise FileExistsError(f"{weights} would be replaced, and is of no {out.name}: move it, or give another out")
 
 
-def _find_versions(format: str, precision: str) -> dict[str, str]:
+def find_versions(format: str, precision: str) -> dict[str, str]:
     """Versions of all that makes the file, which must be there before long work."""
     found = dict(hifuse_timm=__version__, timm=timm.__version__, torch=torch.__version__)
     libraries = [(name, "export") for name in LIBRARIES[format]] + [("nncf", "int8")] * (precision == "int8")
     return found | {name: require_quietly(name, extra).__version__ for name, extra in libraries}
 
 
-def _choose_images(data_dir: Path, precision: str) -> tuple[list[str] | None, list[str]]:
+def choose_images(data_dir: Path, precision: str) -> tuple[list[str] | None, list[str]]:
     """Images of val by chance, always the same: those that int8 is calibrated on, and others to compare on."""
     folder = data_dir / "val"
     if not folder.is_dir():
