@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -145,11 +146,14 @@ class Files:
 
     Args:
         folder: Where the files are; one that is there and of the same weights and versions is taken as it is.
+        image_size: Pixels a side of the images.
         calibration: Image files that int8 is calibrated on.
+        calibrated_on: What they are, in words.
     """
 
-    def __init__(self, folder: Path, image_size: int, calibration: list[str]):
+    def __init__(self, folder: Path, image_size: int, calibration: list[str], calibrated_on: str):
         self.folder, self.image_size, self.calibration = folder, image_size, calibration
+        self.calibrated_on = calibrated_on
         self.image = torch.randn(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
         self.logits: dict[str, torch.Tensor] = {}
 
@@ -167,8 +171,9 @@ class Files:
 
     def path(self, row: Row) -> Path:
         """Where the network of a row is, or will be."""
-        name = "".join(c if c.isalnum() or c in "_-." else "-" for c in row.model).strip("-")
-        return self.folder / f"{name}-{self.image_size}-{row.precision}{ENDINGS[FORMATS[row.runtime]]}"
+        words = [row.model, str(self.image_size), row.precision, self.calibrated_on * (row.precision == "int8")]
+        name = re.sub(r"[^\w.]+", "-", " ".join(words)).strip("-")
+        return self.folder / f"{name}{ENDINGS[FORMATS[row.runtime]]}"
 
     def write(self, row: Row, trained: Trained) -> None:
         """Write the network of a row by the writers of `export`, if it is not there."""
@@ -425,7 +430,7 @@ def run(args: Namespace) -> int:
     def export_and_measure(progress: tqdm) -> None:
         with open_folder(args.keep) as folder, TemporaryDirectory() as noise:
             calibration = images or draw_noise(Path(noise), settings.image_size)
-            files = Files(folder, settings.image_size, calibration)
+            files = Files(folder, settings.image_size, calibration, calibrated_on)
             progress.reset(len(settings.models) + (0 if args.export_only else len(rows) * (settings.rounds + 1)))
             prepare(rows, files, progress)
             if not args.export_only:
