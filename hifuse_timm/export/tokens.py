@@ -6,6 +6,8 @@ all that is no convolution is done on tokens. Windows are gathered, shift and pa
 and bias and mask are one constant. What is computed is the same, from the same modules.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -62,15 +64,20 @@ class _Stage(nn.Module):
     def __init__(self, stage: HiFuseStage, height: int, width: int):
         super().__init__()
         self.stage, self.height, self.width = stage, height, width
+        self.register_buffer("quarters", torch.full((stage.dim, 1, 2, 2), 0.25))
         self.attentions = nn.ModuleList(_Attention(block.attn, height, width) for block in stage.global_blocks)
+
+    def pool(self, x: torch.Tensor) -> torch.Tensor:
+        """AvgPool2d(2) of a map, as a convolution: OpenVINO brings tokens to one without a copy."""
+        return F.conv2d(x, self.quarters, stride=2, groups=x.shape[1])
 
     def to_map(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, H*W, C) to (B, C, H, W), of this stage or, where there are more tokens, of the one before."""
         scale = 1 if tokens.shape[1] == self.height * self.width else 2
         return tokens.unflatten(1, (scale * self.height, scale * self.width)).permute(0, 3, 1, 2)
 
-    def convolve(self, conv: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-        """A convolution, or a pooling, of the map of some tokens."""
+    def convolve(self, conv: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
+        """A convolution of the map of some tokens."""
         return conv(self.to_map(tokens)).permute(0, 2, 3, 1).flatten(1, 2)
 
     def forward(
@@ -99,8 +106,8 @@ class _Stage(nn.Module):
         places = conv(pooled).sigmoid().flatten(2).transpose(1, 2)
         maps = [_linear_act(fusion.local_proj, local), _linear_act(fusion.global_proj, around)]
         if fusion.previous_proj is not None:
-            project, pool = fusion.previous_proj
-            maps.insert(0, self.convolve(pool, _linear_act(project, previous)))
+            project, _ = fusion.previous_proj
+            maps.insert(0, self.convolve(self.pool, _linear_act(project, previous)))
         fused = _linear_act(fusion.fuse_proj, _layer_norm(fusion.norm, torch.cat(maps, dim=2)))
         irmlp = fusion.irmlp
         x = _layer_norm(irmlp.norm, torch.cat([around * channels, local * places, fused], dim=2))
