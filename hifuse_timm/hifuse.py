@@ -171,8 +171,8 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (B, C, H, W), and so is the result."""
-        pooled = torch.stack([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)  # B 2 C
-        return x * self.mlp(pooled).sum(dim=1).sigmoid()[:, :, None, None]
+        average, maximum = x.mean(dim=(2, 3)), x.amax(dim=(2, 3))  # B C
+        return x * (self.mlp(average) + self.mlp(maximum)).sigmoid()[:, :, None, None]
 
 
 class InvertedResidualMlp(nn.Module):

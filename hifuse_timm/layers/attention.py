@@ -110,7 +110,9 @@ def window_reverse(
     Returns:
         Tokens of the map, (B, H*W, C).
     """
-    num_rows, num_cols, dim = -(-height // window_size), -(-width // window_size), windows.shape[2]
+    # not -(-height // window_size), which ONNX, traced, rounds the other way
+    num_rows, num_cols = (height + window_size - 1) // window_size, (width + window_size - 1) // window_size
+    dim = windows.shape[2]
     if not torch.jit.is_scripting():
         if _gathers(windows, order, height, width):
             return windows.view(-1, num_rows * num_cols * windows.shape[1], dim).index_select(1, order.flatten())
