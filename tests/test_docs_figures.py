@@ -120,3 +120,20 @@ def test_docs_have_the_counts_that_were_counted():
             f"{row[key]:.2f}" for key in ("params", "conv_linear", "full", "paper_rule")
         )
         assert (published, published_flops) == (f"{row['published_params']:.2f}", f"{row['published_flops']:.2f}")
+
+
+def test_accuracies_of_covid19ct_are_those_of_the_committed_run():
+    run = ROOT / "benchmarks/results/covid19ct/official-112/hifuse_tiny-seed0"
+    rows = read_rows("docs/paper.md", "## Accuracies: Tables 4 to 6 by one command")
+    squashed = "the same, images squashed whole"
+    shown = {
+        "best": rows["best epoch on val"][0],
+        "best-squash": rows[squashed][0],
+        "last": rows["last epoch"][0],
+        "best-on-test": rows["best on the test images, of the checkpoints kept: optimistic"][0],
+    }
+    for weights, cell in shown.items():
+        metrics = json.loads((run / f"{weights}.json").read_text())
+        low, high = metrics["intervals"]["accuracy"]
+        assert cell == f"{100 * metrics['accuracy']:.2f} ({100 * low:.2f} to {100 * high:.2f})", weights
+    assert f"reaches {shown['best'].split()[0]}%" in " ".join((ROOT / "README.md").read_text().split())
