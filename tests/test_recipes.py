@@ -229,7 +229,7 @@ def test_unknown_recipe_is_one_clear_error(capsys):
 def test_wheel_holds_the_recipes(tmp_path):
     source = Path(__file__).parents[1]
     shutil.copytree(source / "hifuse_timm", tmp_path / "hifuse_timm", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(source / name, tmp_path)
     build = "import setuptools.build_meta; setuptools.build_meta.build_wheel('.')"
     result = subprocess.run([sys.executable, "-c", build], cwd=tmp_path, capture_output=True, text=True, timeout=120)
