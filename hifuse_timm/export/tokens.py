@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..hifuse import ChannelAttention, HiFuse, HiFuseStage, InvertedResidualMlp, pad_image
-from ..layers.attention import ShiftedWindowAttention, fit_window_mask
+from ..layers.attention import ShiftedWindowAttention, fit_window_mask, window_partition
 
 __all__ = ["on_tokens"]
 
@@ -124,20 +124,18 @@ class _Attention(nn.Module):
         self.attn = attn
         size, shift = attn.window_size[0], attn.shift_size
         num_rows, num_cols = -(-height // size), -(-width // size)
-        bias = attn._get_rel_pos_bias()  # 1 num_heads N N
+        mask = attn.attn_mask
+        if mask is not None:
+            mask = fit_window_mask(mask, num_rows * size, num_cols * size, size, shift)
         # each token's place in the map, and behind them all a token of padding
         order = torch.full((num_rows * size, num_cols * size), height * width)
         order[:height, :width] = torch.arange(height * width).view(height, width)
         self.is_padded = order.numel() > height * width
-        if attn.attn_mask is not None:
-            mask = fit_window_mask(attn.attn_mask, num_rows * size, num_cols * size, size, shift)
-            bias = bias + mask.flatten(0, 1).unsqueeze(1)  # num_windows num_heads N N
-            order = order.roll((-shift, -shift), (0, 1))
-        order = order.view(num_rows, size, num_cols, size).transpose(1, 2).flatten()
+        order = window_partition(order.view(1, -1, 1), *order.shape, size, shift).flatten()
         self.num_windows = num_rows * num_cols
         self.register_buffer("order", order)
         self.register_buffer("back", order.argsort()[: height * width])
-        self.register_buffer("bias", bias.detach())
+        self.register_buffer("bias", attn.make_bias(mask).detach())  # 1 or num_windows, num_heads, N, N
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: tokens of a map, (B, H*W, C), and so is the result."""

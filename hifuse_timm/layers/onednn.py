@@ -92,13 +92,8 @@ def is_differentiated_eagerly(x: torch.Tensor) -> bool:
 
 
 def _is_eager(x: torch.Tensor) -> bool:
-    return (
-        not torch.compiler.is_compiling()
-        and is_plain_tensor(x)  # and no proxy of torch.fx
-        and not torch.jit.is_tracing()
-        and not is_in_torch_dispatch_mode()
-        and not is_transformed()
-    )
+    # a plain tensor is no proxy of torch.fx either
+    return not is_traced() and is_plain_tensor(x) and not is_in_torch_dispatch_mode()
 
 
 def is_plain_tensor(x: torch.Tensor) -> bool:
