@@ -9,6 +9,7 @@
 Needs the extra `export`.
 """
 
+import functools
 import hashlib
 import json
 import sys
@@ -33,6 +34,7 @@ __all__ = [
     "PRECISIONS_OF_FORMATS",
     "ExportedModel",
     "Metadata",
+    "get_openvino_core",
     "is_exported",
     "read_exported",
     "require_quietly",
@@ -285,8 +287,23 @@ def _has_external_data(message, tensor_type: type) -> bool:
     return False
 
 
+@functools.cache
+def get_openvino_core():
+    """The one openvino.Core of the process, which stays to its end.
+
+    Raises:
+        RuntimeError: OpenVINO is not installed.
+    """
+    core = require_quietly("openvino", "export").Core()
+    # Where a CPU has AMX, the plugin of every core puts a stack for signals in the place of the one it finds, and that
+    # one back when it goes. Of several that go in another order than they came, the last puts back the stack of one
+    # that is gone, and the next Ctrl-C is a segmentation fault. So there is one, before nncf has its own.
+    core.get_property("CPU", "FULL_DEVICE_NAME")
+    return core
+
+
 def _read_openvino(path: Path) -> ExportedModel:
-    openvino = require_quietly("openvino", "export")
+    core = get_openvino_core()
     weights = path.with_suffix(".bin")
     if not weights.is_file():
         raise FileNotFoundError(f"{weights}, the weights of {path}, does not exist or is not a file")
@@ -294,7 +311,7 @@ def _read_openvino(path: Path) -> ExportedModel:
     if not content.startswith(b"<?xml"):  # OpenVINO goes by the content, and would read ONNX with its other files too
         raise ValueError(f"{path} is no XML: expected a file that export wrote")
     with _reading(path):
-        model = openvino.Core().read_model(content, weights_content)
+        model = core.read_model(content, weights_content)
         found = {key: value.astype(str) for key, value in model.get_rt_info().items() if key.startswith(METADATA)}
     metadata = Metadata.from_json(_find(path, found), path)
     if found.get(METADATA_OF_BIN) != hashlib.sha256(weights_content).hexdigest():
@@ -313,7 +330,7 @@ def _read_openvino(path: Path) -> ExportedModel:
                 del compiled[next(iter(compiled))]
             if metadata.dynamic_batch:
                 model.reshape([number, *images.shape[1:]])
-            compiled[number] = openvino.Core().compile_model(model, "CPU", hints)
+            compiled[number] = core.compile_model(model, "CPU", hints)
         return torch.from_numpy(compiled[number](images.numpy(force=True))[0].copy())
 
     with _reading(path):

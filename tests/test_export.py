@@ -3,8 +3,11 @@
 import argparse
 import csv
 import functools
+import gc
 import json
+import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -349,6 +352,21 @@ def test_missing_library_is_named_with_its_extra(library, extra, options, checkp
 def test_nothing_is_sent_to_the_makers_of_the_libraries(exported):
     exported("openvino", "int8")
     assert not [name for name in sys.modules if name.startswith("openvino_telemetry")]
+
+
+def test_ctrl_c_is_no_fault_after_files_were_read_and_dropped(exported):
+    read = [read_exported(exported("openvino", precision)) for precision in ("float32", "bfloat16")]
+    while read:
+        del read[0]
+        gc.collect()
+    pid = os.fork()  # a fault ends that process, and not the tests
+    if not pid:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 # Files of strangers

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import first_line
-from ..exported import METADATA, METADATA_OF_BIN, Metadata, require_quietly
+from ..exported import METADATA, METADATA_OF_BIN, Metadata, get_openvino_core, require_quietly
 from ..files import sha256
 from ..hifuse import HiFuse
 from ..loading import Trained
@@ -88,7 +88,7 @@ def _write_openvino(trained: Trained, metadata: Metadata, calibration: list[str]
     openvino = require_quietly("openvino", "export")
     content = _to_onnx(trained, metadata).SerializeToString()
     with _converting(metadata):
-        model = openvino.Core().read_model(content)
+        model = get_openvino_core().read_model(content)
         if calibration is not None:
             # OpenVINO computes depthwise convolutions of tokens in bfloat16 either way: nncf, which quantizes what they
             # take channel by channel, takes the tokens for the channels. Without that it computes less
