@@ -127,8 +127,9 @@ def test_accuracies_of_covid19ct_are_those_of_the_committed_runs():
     rows = read_rows("docs/paper.md", "## Accuracies: Tables 4 to 6 by one command")
     named = {
         "best": "best epoch on val",
-        "best-squash": "the same, images squashed whole",
+        "best-squash": "best epoch on val, images squashed whole",
         "last": "last epoch",
+        "last-squash": "last epoch, images squashed whole",
         "best-on-test": "best on the test images, of the checkpoints kept: optimistic",
     }
     columns = {
