@@ -11,9 +11,6 @@ from benchmarks.measure import timing
 from benchmarks.measure.timing import Samples
 from benchmarks.runtimes import Row, Settings
 
-pytest.importorskip("openvino")
-pytest.importorskip("nncf")
-
 SETTINGS = dict(
     models=["test_vit", "test_convnext", "test_convnext[conv_mlp]"],
     baseline="test_convnext",
