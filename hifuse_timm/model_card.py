@@ -25,7 +25,7 @@ _HUB_METRICS = dict(auroc="roc_auc", mcc="matthews_correlation", brier="brier_sc
 _RECIPE = (
     "epochs batch_size grad_accum_steps opt lr weight_decay layer_decay momentum sched min_lr warmup_epochs "
     "warmup_lr cooldown_epochs clip_grad drop drop_path mixup cutmix smoothing aa reprob color_jitter hflip vflip "
-    "scale ratio img_size input_size loss loss_pos_weight model_ema model_ema_decay amp seed"
+    "scale ratio img_size input_size loss loss_pos_weight model_ema model_ema_decay amp amp_dtype seed"
 ).split()
 
 
@@ -145,6 +145,8 @@ def _describe_training(checkpoint: Checkpoint) -> list[tuple]:
     """The settings that made these weights: of the epochs those that were done, of an average only where it is one."""
     args = checkpoint.training_args
     recipe = {k: args[k] for k in _RECIPE if args.get(k) not in (None, False, "", [])}
+    if not recipe.get("amp"):
+        recipe.pop("amp_dtype", None)
     if not checkpoint.averaged:
         recipe = {k: value for k, value in recipe.items() if not k.startswith("model_ema")}
     if "epochs" in recipe:
@@ -179,8 +181,36 @@ def _describe_evaluation(results: dict[str, float], evaluation: dict) -> str:
         f"{how} of the split {escape_markdown(evaluation['split'])}, by `python -m hifuse_timm evaluate`. F1, "
         "precision, recall, AUROC, average precision and the sensitivities, whose thresholds are chosen on these same "
         "images, are means over the classes (macro averages); ece is the expected calibration error, kappa is Cohen's, "
-        "mcc is Matthews' correlation coefficient, brier the Brier score.\n\n"
+        "mcc is Matthews' correlation coefficient, brier the Brier score."
+        + (" The paper's figures are at 224x224 pixels, on its own split." if paper else "")
+        + f"\n\n{_describe_shared(evaluation)}\n\n"
     ) + format_markdown(header, rows)
+
+
+def _describe_shared(evaluation: dict) -> str:
+    """How many of the images that were measured on share a content, a group or a patient with one of train."""
+    if evaluation["kind"] == "average":
+        return "Whether images of the runs share patients with those that they were trained on is not stated here."
+    if evaluation["split"] == "train":
+        return "**These are the images that it was trained on, and say nothing of others.**"
+    if not evaluation["in_train"]:
+        return "Whether train has any of these images, or others of their patients, is not known."
+    phrases = {
+        what: ("has", "have", "the content of an image of train")
+        if what == "content"
+        else ("is", "are", f"of a {escape_markdown(what)} that train has")
+        for what in evaluation["in_train"]
+    }
+    shared = [
+        f"{number:,} {phrases[what][number > 1]} {phrases[what][2]}"
+        for what, number in evaluation["in_train"].items()
+        if number
+    ]
+    if shared:
+        return f"**Of these images, {', and '.join(shared)}: figures of others may be worse.**"
+    none = ", and none ".join(f"{is_} {what}" for is_, _, what in phrases.values())
+    unknown = "; whether train has others of their patients is not known" if set(phrases) == {"content"} else ""
+    return f"Of these images, none {none}{unknown}."
 
 
 def _name_interval(intervals: dict) -> str:

@@ -34,6 +34,7 @@ def checkpoint(tmp_path_factory, full_width):
         epochs=300, lr=1e-4, opt="adamw # [x](y)", data_dir="/home/jane/isic", mixup=0.0, img_size=192
     )
     args.loss, args.loss_pos_weight = "bce", "3,0.5"
+    args.amp, args.amp_dtype = True, "bfloat16"
     averaged = state_dict | {"head.fc.bias": state_dict["head.fc.bias"] + 1}
     torch.save(
         dict(epoch=7, arch="hifuse_tiny", state_dict=state_dict, state_dict_ema=averaged, args=args, version=2), path
@@ -98,6 +99,7 @@ def test_card_says_what_it_is_how_to_load_it_and_how_good_it_is(dry_run):
         r"| top\|2\\n---\\n# \<b\> | 0.9 |",
         "| lr | 0.0001 |",
         "| loss_pos_weight | 3,0.5 |",
+        "| amp_dtype | bfloat16 |",
         r"| opt | adamw # \[x\](y) |",
         "averaged (EMA) weights",
         checksum.split()[0],

@@ -160,6 +160,29 @@ def test_file_that_is_neither_run_nor_metrics_is_refused(content, words, tmp_pat
         read_metrics(tmp_path / "run.json")
 
 
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (
+            dict(in_train=dict(content=1, patient=12)),
+            "**Of these images, 1 has the content of an image of train, and 12 ",
+        ),
+        (dict(in_train=dict(content=0, patient=12)), "**Of these images, 12 are of a patient that train has: figures "),
+        (
+            dict(in_train=dict(content=0, lesion=0)),
+            "none has the content of an image of train, and none is of a lesion ",
+        ),
+        (dict(in_train=dict(content=0)), "whether train has others of their patients is not known."),
+        (dict(in_train={}), "is not known."),
+        (dict(in_train={}, split="train"), "These are the images that it was trained on"),
+        (dict(in_train={"*x*": 2}), r"2 are of a \*x\* that train has"),
+    ],
+)
+def test_card_says_what_train_has_of_the_images(changes, words):
+    run = make_run() | changes
+    assert words in _describe_evaluation(dict(accuracy=run["accuracy"]), run)
+
+
 def test_runs_of_earlier_versions_lack_later_metrics(tmp_path):
     later = {*METRICS} - {"accuracy", "balanced_accuracy", "f1", "precision", "recall", "auroc", "ece"}
     assert len(later) == 6
