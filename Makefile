@@ -1,16 +1,22 @@
 # Everything runs in a virtual environment of its own; PYTHON makes it.
 PYTHON ?= python3
+# Processes of the tests, a core and up to 4 GB each.
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: reproduce test fuzz conformance whole-way browser lint clean
+.PHONY: reproduce test long fuzz conformance whole-way browser lint clean
 
 # The main job: parameters and FLOPs beside the paper's.
 reproduce: $(VENV)/.installed
 	$(BIN)/python -m benchmarks complexity
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long" -n $(WORKERS) --dist loadfile
+
+# The tests that `make test` leaves out for their time.
+long: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -n $(WORKERS)
 
 # Odd files through the commands, others with every SEED: each must end in a success or in one line.
 fuzz: $(VENV)/.installed-test

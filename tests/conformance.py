@@ -44,7 +44,11 @@ def timm_tests() -> Path:
             subprocess.run([sys.executable, "-m", *command], check=True)
             with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as archive:
                 archive.extractall(folder, filter="data")
-            os.rename(Path(folder) / source.name, source)
+            try:
+                os.rename(Path(folder) / source.name, source)
+            except OSError:  # another process was first
+                if not source.exists():
+                    raise
     return source / "tests"
 
 

@@ -55,7 +55,8 @@ def test_lora_takes_effect_and_merges_without_a_change(adapted, small):
     torch.testing.assert_close(adapted.merge_and_unload()(x), logits, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("adapted", ["all-linear"], indirect=True)  # compiling takes its time
+@pytest.mark.long
+@pytest.mark.parametrize("adapted", ["all-linear"], indirect=True)
 @torch.no_grad()
 def test_lora_takes_effect_compiled(adapted):
     x = randn(2, 3, 64, 64)

@@ -187,6 +187,7 @@ def test_symbolic_trace_works_for_every_size(narrow):
         torch.testing.assert_close(traced(x), model(x))
 
 
+@mark.long
 @torch.no_grad()
 def test_compiles_whole_with_a_dynamic_batch(narrow):
     torch._dynamo.reset()

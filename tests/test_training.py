@@ -1,5 +1,6 @@
 """A HiFuse learns from real images through timm's loader, optimizer and scheduler."""
 
+import pytest
 import timm
 import torch
 from digits import load
@@ -26,6 +27,7 @@ class Digits(Dataset):
         return self.transform(image), digit
 
 
+@pytest.mark.long
 def test_narrow_network_reads_held_out_digits():
     torch.manual_seed(0)
     model = timm.create_model(
