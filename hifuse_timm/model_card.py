@@ -189,8 +189,6 @@ def _describe_evaluation(results: dict[str, float], evaluation: dict) -> str:
 
 def _describe_shared(evaluation: dict) -> str:
     """How many of the images that were measured on share a content, a group or a patient with one of train."""
-    if evaluation["kind"] == "average":
-        return "Whether images of the runs share patients with those that they were trained on is not stated here."
     if evaluation["split"] == "train":
         return "**These are the images that it was trained on, and say nothing of others.**"
     if not evaluation["in_train"]:

@@ -126,6 +126,7 @@ def _check_run(content: dict, what: str) -> None:
     for inside, within in ((content, ""), (content.get("pooled", {}), "pooled.")):
         if inside.get("intervals", {}).get("unit") == "groups":
             check_fields(inside, {"intervals": {"groups": COUNT}}, what, _WRITER, within)
+    _check_all(content, "in_train", COUNT, what)
     if content["kind"] == "evaluation":
         _check_parts(content, what)
     if content["paper"] is not None:
@@ -139,7 +140,6 @@ def _check_parts(content: dict, what: str) -> None:
     if intervals["unit"] == "groups":
         check_fields(intervals, {"over_images": _BOUNDS}, what, _WRITER, "intervals.")
     _check_all(content, "origins", TEXT, what)
-    _check_all(content, "in_train", COUNT, what)
     for name, of_class in content["per_class"].items():
         _check_all(of_class, "intervals", interval_of(FRACTION), what, f"per_class.{name}.")
     _check_all(content, "subgroups", OBJECT, what)
@@ -170,8 +170,9 @@ def _fill_later(content: dict) -> None:
         fill(of_class, _LATER_OF_CLASS)
         if isinstance(of_class, dict):
             of_class.setdefault("intervals", {})
+    content.setdefault("in_train", {})
     if content["kind"] == "evaluation":
-        for name in ("origins", "in_train", "subgroups"):
+        for name in ("origins", "subgroups"):
             content.setdefault(name, {})
         if isinstance(content.get("intervals"), dict):
             content["intervals"].setdefault("unit", "images")

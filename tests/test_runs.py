@@ -183,6 +183,14 @@ def test_card_says_what_train_has_of_the_images(changes, words):
     assert words in _describe_evaluation(dict(accuracy=run["accuracy"]), run)
 
 
+def test_average_adds_up_what_train_has_of_all_runs(tmp_path):
+    write(tmp_path / "0.json", make_run(0.8))
+    write(tmp_path / "1.json", make_run(0.9) | dict(in_train=dict(group=4)))
+    mean = average([tmp_path / "0.json", tmp_path / "1.json"])
+    assert mean["in_train"] == dict(group=7)  # of the second it is not known whether train has any of its images
+    assert "**Of these images, 7 are of a group that train has" in _describe_evaluation(dict(accuracy=0.85), mean)
+
+
 def test_runs_of_earlier_versions_lack_later_metrics(tmp_path):
     later = {*METRICS} - {"accuracy", "balanced_accuracy", "f1", "precision", "recall", "auroc", "ece"}
     assert len(later) == 6

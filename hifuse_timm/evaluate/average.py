@@ -33,8 +33,8 @@ def average(
 
     Returns:
         A result as that of an evaluation, with the means of the metrics at the top, `spread` (standard deviation of the
-        sample, least and greatest) in the place of the intervals, the metrics of each run, and `pooled`, what an
-        evaluation has of all predictions together.
+        sample, least and greatest) in the place of the intervals, the sums of counts and of `in_train`, the metrics of
+        each run, and `pooled`, what an evaluation has of all predictions together.
 
     Raises:
         ValueError: If there are fewer than two runs, one is given twice or is no evaluation, they differ in
@@ -82,6 +82,11 @@ def average(
         title=first["title"],
         split=first["split"],
         counts=dict(runs=len(runs), images=sum(c["counts"]["images"] for c in contents), classes=len(classes)),
+        in_train={
+            what: sum(content["in_train"][what] for content in contents)
+            for what in first["in_train"]
+            if all(what in content["in_train"] for content in contents)
+        },
         spread={name: None if None in values[name] else spread(values[name]) for name in METRICS},
         per_class={
             name: dict(
