@@ -8,6 +8,7 @@ import shlex
 import shutil
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from benchmarks.networks import peers
 from benchmarks.study import cost, published
 from benchmarks.study.page import format_page, format_summary_page
 from benchmarks.study.recording import hide_folders
-from benchmarks.study.results import find_studies, load_result, load_results
+from benchmarks.study.results import RunResult, find_studies, load_result, load_results
 from benchmarks.study.statistics import compare, estimate
 from benchmarks.training import history, runner
 from benchmarks.training.history import EpochClock, History
@@ -326,6 +327,13 @@ def test_run_that_was_started_by_hand_is_taken_over(study, place, command):
     assert "21.5 |" in page and "hand, in part or all" in page and "this command" not in page
     for file in ("best.csv", "last.csv", "best-on-test.csv"):
         assert (place / "adopted" / name / file).read_bytes() == (study / name / file).read_bytes()
+
+
+def test_hours_count_the_epochs_between_validations():
+    history = SimpleNamespace(rows=lambda: [dict(epoch="3"), dict(epoch="7"), dict(epoch="9")])
+    seconds = {3: 1800.0, 7: 900.0, 9: 450.0}
+    assert RunResult(None, history, seconds, {}, {}).hours == (4 * 1800 + 4 * 900 + 2 * 450) / 3600
+    assert RunResult(None, history, {3: 1800.0, 9: 450.0}, {}, {}).hours is None
 
 
 def test_folder_of_another_training_is_refused(place, command):

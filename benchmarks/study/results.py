@@ -45,6 +45,16 @@ class RunResult:
         return statistics.median(self.seconds.values()) if self.seconds else None
 
     @property
+    def hours(self) -> float | None:
+        """Of the whole training; None where the seconds of some epochs are not known, or some were trained twice."""
+        epochs = [int(row["epoch"]) for row in self.history.rows()]
+        if epochs != sorted(self.seconds):
+            return None
+        # where only every few epochs are validated, the time of one stands for those since the line before
+        nums = [epoch - before for before, epoch in zip([-1, *epochs], epochs, strict=False)]
+        return sum(num * self.seconds[epoch] for num, epoch in zip(nums, epochs, strict=True)) / 3600
+
+    @property
     def trained_by_hand(self) -> bool:
         """Whether some of its epochs were trained by hand, under conditions that nothing records."""
         return min((session["first_epoch"] for session in self.record.sessions), default=1) > 0

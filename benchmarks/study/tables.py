@@ -129,7 +129,7 @@ def _cost_row(run: RunResult) -> list[str]:
         f"{run.record.params / 1e6:.2f}",
         str(run.record.epochs),
         "not known" if known is None else f"{known:.1f}",
-        f"{sum(run.seconds.values()) / 3600:.2f}" if len(run.seconds) == len(run.history.rows()) else "not known",
+        "not known" if run.hours is None else f"{run.hours:.2f}",
         "hand, in part or all" if run.trained_by_hand else "this command",
     ]
 
